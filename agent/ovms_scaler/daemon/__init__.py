@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Orders: time, effects, signals and logging of the running agent."""

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole exception tree.
+
+    ScalerError              anything this project raises on purpose
+    ├── InputError           somebody's text is wrong: it names the thing, the value and the rule
+    │   └── ConfigError      the configuration, with every problem found in it
+    └── HostError            something outside did not do what was asked
+        └── DeadlineError    it did not answer in time
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class ScalerError(Exception):
+    """A failure with one sentence for people and, where there is one, the way out."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+
+class InputError(ScalerError):
+    """Text from outside (a file, an answer, a request) breaks a rule."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that is wrong in the configuration.
+
+    ``file`` is the file it stands in ("" when it is the combination of several), ``key`` the path of the
+    key as ``pool[0].placement``, ``rule`` a sentence with the value in it.
+    """
+
+    file: str
+    key: str
+    rule: str
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        where = ": ".join(part for part in (self.file, self.key) if part)
+        line = f"{where}: {self.rule}" if where else self.rule
+        return f"{line}\n  hint: {self.hint}" if self.hint else line
+
+
+class ConfigError(InputError):
+    """Every problem of a configuration at once, so that one look is enough to mend it."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class HostError(ScalerError):
+    """systemd, the proxy, a file or an engine refused or failed."""
+
+
+class DeadlineError(HostError):
+    """What was asked did not answer before its deadline."""
