@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was observed of units, processes and engines at one instant."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitFacts:
+    """A unit as systemd's manager sees it; the fields are D-Bus properties, org.freedesktop.systemd1(5).
+
+    A unit that systemd has not loaded has ``load_state`` "not-found" or "loaded" and ``active_state``
+    "inactive". ``main_pid`` is 0 and ``invocation_id`` empty when nothing runs. Times are microseconds of
+    CLOCK_MONOTONIC, 0 for never.
+    """
+
+    unit: str
+    load_state: str
+    active_state: str
+    sub_state: str
+    result: str = "success"
+    main_pid: int = 0
+    invocation_id: str = ""
+    exec_main_code: int = 0
+    exec_main_status: int = 0
+    restarts: int = 0
+    need_daemon_reload: bool = False
+    active_enter_usec: int = 0
+    state_change_usec: int = 0
+
+    @property
+    def is_running(self) -> bool:
+        """True from the moment a start is under way until the last process has gone."""
+        return self.active_state in ("active", "activating", "deactivating", "reloading", "refreshing")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecFacts:
+    """How systemd understood a service's placement, read back over D-Bus (org.freedesktop.systemd1(5)).
+
+    ``numa_policy`` is the name that systemd.exec(5) uses ("bind", "preferred", "default", ...); ``argv`` is the
+    first ExecStart command line after systemd's own parsing.
+    """
+
+    cpu_affinity: frozenset[int]
+    numa_policy: str
+    numa_mask: frozenset[int]
+    allowed_cpus: frozenset[int]
+    allowed_memory_nodes: frozenset[int]
+    argv: tuple[str, ...]
+    drop_in_paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessFacts:
+    """A process as the kernel confines it: Cpus_allowed_list and Mems_allowed_list of proc_pid_status(5)."""
+
+    pid: int
+    cpus_allowed: frozenset[int]
+    memory_nodes_allowed: frozenset[int]
+
+
+class Probe(StrEnum):
+    """What one look at an engine's REST port showed."""
+
+    refused = "refused"              # nobody listens: starting, or gone
+    silent = "silent"                # no answer before the deadline
+    nonsense = "nonsense"            # an answer that is not what OVMS documents
+    loading = "loading"
+    failed = "failed"                # OVMS will not try again by itself
+    available = "available"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """The verdict on one engine process (``invocation_id``) and how long it has held.
+
+    ``failures`` counts consecutive probes that did not show "available" since one did; ``warmed`` is True
+    once a generation was answered; ``detail`` is a sentence for people.
+    """
+
+    invocation_id: str
+    probe: Probe
+    warmed: bool = False
+    failures: int = 0
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceFacts:
+    """All that is known of one instance at one instant; absent sources are None."""
+
+    unit: UnitFacts | None = None
+    exec: ExecFacts | None = None
+    process: ProcessFacts | None = None
+    health: Health | None = None
+    files: Mapping[str, str] = field(default_factory=dict)  # what its files on disk say now, by absolute path
+    started: bool = False            # it was seen running since the last boot and we did not stop it
+    connections: int | None = None   # established TCP connections to its port
