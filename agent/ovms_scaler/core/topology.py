@@ -154,7 +154,8 @@ def topology_document(topology: Topology) -> dict[str, object]:
         "threads_per_core": max((len(core) for core in topology.cores), default=0),
         "sockets": [{"id": number, "cpus": format_cpu_list(cpus)} for number, cpus in topology.packages],
         "distances": {
-            str(node.id): {str(other): distance for other, distance in node.distances} for node in topology.nodes
+            str(node.id): {str(other): distance for other, distance in node.distances}
+            for node in topology.nodes
         },
         "core_types": {
             kind.value: format_cpu_list(cpu for cpu, own in topology.core_types if own is kind)
