@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+# Everything runs from a clean clone: each target sets up what it needs (as root, for apt and the lab).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+.NOTPARALLEL:
+
+export OVMS_SCALER_CACHE ?= $(CURDIR)/.cache
+export PYTHONDONTWRITEBYTECODE := 1
+PYTHON := $(CURDIR)/.venv/bin/python
+PYTEST := $(PYTHON) -m pytest --quiet -p no:cacheprovider
+DIST ?= bookworm trixie
+# Options for pytest, for example `make system PYTEST_ARGS="-k reboot"`.
+PYTEST_ARGS ?=
+
+.PHONY: help setup lint format test image deb lintian standin system bench demo check clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: ## install what is missing from Debian and make .venv
+	@tests/lab/setup.sh
+
+lint: setup ## ruff, mypy, shellcheck, codespell
+	@tests/lab/lint.sh
+
+format: setup ## let ruff rewrite the Python files
+	@.venv/bin/ruff check --fix --quiet; .venv/bin/ruff format --quiet
+
+test: setup ## the fast tier: unit tests against real files, sockets and nginx
+	@$(PYTEST) --timeout 60 $(PYTEST_ARGS)
+
+image: setup ## root file systems of the lab's hosts
+	@$(PYTHON) -m lab.image $(DIST)
+
+deb: setup ## the packages, each in its own release: DIST=bookworm or DIST=trixie for one
+	@$(PYTHON) -m lab.deb build $(DIST)
+
+lintian: deb ## lintian of each release over its package
+	@$(PYTHON) -m lab.deb lintian $(DIST)
+
+standin: setup ## the stand-in for the ovms program, with its model
+	@if [ -x tests/lab/standin/build.sh ]; then tests/lab/standin/build.sh; fi
+
+system: image deb standin ## the integration tier: disposable systemd hosts with the package installed
+	@$(PYTEST) -m system --timeout 600 $(PYTEST_ARGS)
+
+bench: deb standin ## measure the agent and print the numbers
+	@$(PYTHON) -m bench
+
+demo: image deb standin ## a host from bare metal to an answer, shown step by step
+	@$(PYTHON) tests/lab/demo.py
+
+check: lint test lintian system ## everything that must be green
+
+clean: ## remove caches and the virtual environment
+	rm -rf .venv $(OVMS_SCALER_CACHE)
