@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds, reads and merges the configuration files into one Spec."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ovms_scaler.core.spec import Spec, parse_spec
+from ovms_scaler.core.table import Reader
+from ovms_scaler.errors import ConfigError, Problem
+
+CONFIG_FILE = Path("/etc/ovms-scaler/config.toml")
+# Far beyond any real configuration; a device or a log given by mistake must not fill the memory.
+MAX_FILE_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layer:
+    file: str
+    document: Mapping[str, Any]
+
+
+def read_config(file: Path = CONFIG_FILE) -> Spec:
+    """The configuration: ``file``, then each ``*.toml`` of the directory config.d beside it, in order of name.
+
+    A later file adds pools and overrides single keys of the other tables. Raises ConfigError with everything
+    that is wrong in any of them.
+    """
+    problems: list[Problem] = []
+    layers = [layer for path in _files(file) if (layer := _read_layer(path, problems)) is not None]
+    if problems:
+        raise ConfigError(problems)
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for layer in layers:
+        _merge(merged, layer.document, "", layer.file, origins)
+    return parse_spec(merged, Reader(lambda path: _origin(path, origins, str(file))))
+
+
+def _files(file: Path) -> list[Path]:
+    return [file, *sorted((file.parent / "config.d").glob("*.toml"))]
+
+
+def _read_layer(path: Path, problems: list[Problem]) -> _Layer | None:
+    def refuse(rule: str, hint: str | None = None) -> None:
+        problems.append(Problem(file=str(path), key="", rule=rule, hint=hint))
+
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        refuse(f"cannot read: {error.strerror}", "the package ships a commented example")
+        return None
+    if len(data) > MAX_FILE_BYTES:
+        refuse(f"must not be larger than {MAX_FILE_BYTES} bytes")
+        return None
+    try:
+        return _Layer(file=str(path), document=tomllib.loads(data.decode()))
+    except UnicodeDecodeError as error:
+        refuse(f"must be UTF-8, and byte {error.start} is not", "save the file as UTF-8")
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        refuse(f"is not TOML: {error}", "strings need quotes; tables are [name], pools are [[pool]]")
+    return None
+
+
+def _merge(into: dict[str, Any], document: Mapping[str, Any], prefix: str, file: str, origins: dict[str, str]) -> None:
+    for name, value in document.items():
+        here = f"{prefix}.{name}" if prefix else name
+        present = into.get(name)
+        if isinstance(value, Mapping) and isinstance(present, dict):
+            _merge(present, value, here, file, origins)
+        elif isinstance(value, list) and isinstance(present, list) and not prefix:
+            for index in range(len(present), len(present) + len(value)):
+                origins[f"{here}[{index}]"] = file
+            into[name] = present + value
+        else:
+            origins[here] = file
+            into[name] = dict(value) if isinstance(value, Mapping) else value
+            if isinstance(value, Mapping):
+                origins |= {f"{here}.{key}": file for key in value}
+
+
+def _origin(path: str, origins: Mapping[str, str], default: str) -> str:
+    while path:
+        if path in origins:
+            return origins[path]
+        path = re.sub(r"(\[\d+\]|\.?[^.\[]+)$", "", path)
+    return default

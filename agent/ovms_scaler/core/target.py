@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What should be: from the configuration, the machine and the models to every instance and every file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from ovms_scaler.core import engine, fit, nginx
+from ovms_scaler.core.graph import graph_device_conflict
+from ovms_scaler.core.model import ModelFacts
+from ovms_scaler.core.placement import Instance, listen_port, normalise_weights, place
+from ovms_scaler.core.spec import HealthRules, Pool, Proxy, Spec
+from ovms_scaler.core.topology import Topology
+from ovms_scaler.core.unit import drop_in_path, render_drop_in
+from ovms_scaler.errors import ConfigError, InputError, Problem
+
+PROXY_DIRECTORY = "/run/ovms-scaler-proxy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """One instance as it should be.
+
+    ``files`` are all it needs on disk before it starts, by absolute path, empty when ``instance.problem`` says
+    why it must not. ``expected`` are the model names that must be AVAILABLE; ``warm`` the ones to generate with.
+    """
+
+    instance: Instance
+    upstream: str
+    files: Mapping[str, str]
+    expected: tuple[str, ...]
+    warm: tuple[str, ...]
+    max_conns: int
+    argv: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Everything that should be, as one value; equal inputs give an equal one."""
+
+    wanted: Mapping[str, Wanted]
+    fronts: tuple[nginx.Front, ...]
+    proxy: nginx.ProxySettings
+    port_book: Mapping[str, int]
+    health: HealthRules
+    warnings: tuple[str, ...]
+
+    @property
+    def instances(self) -> tuple[Instance, ...]:
+        return tuple(wanted.instance for wanted in self.wanted.values())
+
+    def upstream_members(self, upstream: str) -> tuple[str, ...]:
+        return tuple(name for name, wanted in self.wanted.items() if wanted.upstream == upstream)
+
+
+def resolve(spec: Spec, topology: Topology, models: Mapping[str, ModelFacts],
+            port_book: Mapping[str, int]) -> Target:
+    """The target. ``models`` holds what is known of each pool's model, by pool name.
+
+    Raises ConfigError when the parts of the configuration contradict each other or the machine.
+    """
+    layout = place(spec, topology, port_book)
+    upstreams = _upstreams(spec)
+    pools = {pool.name: pool for pool in spec.pool}
+    weights: dict[str, int] = {}
+    for name in sorted(set(upstreams.values())):
+        weights |= normalise_weights(spec, (one for one in layout.instances if upstreams[one.pool] == name))
+    warnings = [*topology.warnings, *layout.warnings]
+    warnings += [f"pool {name!r}: {text}" for name in pools for text in models[name].warnings]
+    wanted: dict[str, Wanted] = {}
+    for instance in layout.instances:
+        pool, model = pools[instance.pool], models[instance.pool]
+        sharing = sum(one.memory_nodes == instance.memory_nodes for one in layout.instances)
+        placed = _judge(replace(instance, weight=weights[instance.id]), pool, model, topology, sharing, warnings)
+        wanted[instance.id] = _want(placed, pool, spec, model, upstreams[pool.name])
+    slots = sum(one.max_conns for one in wanted.values())
+    return Target(
+        wanted=wanted, fronts=_fronts(spec, upstreams, layout.instances),
+        proxy=_proxy_settings(spec.proxy, topology, slots),
+        port_book=layout.port_book, health=spec.health, warnings=tuple(dict.fromkeys(warnings)),
+    )
+
+
+def render_proxy_files(target: Target, members: Mapping[str, tuple[nginx.Member, ...]]) -> nginx.ProxyFiles:
+    """The proxy's files with ``members`` in rotation, by upstream."""
+    return nginx.render_proxy(target.proxy, target.fronts, members)
+
+
+def _judge(instance: Instance, pool: Pool, model: ModelFacts, topology: Topology, sharing: int,
+           warnings: list[str]) -> Instance:
+    """The instance with what forbids to start it, if anything does."""
+    if model.problem is not None:
+        return replace(instance, problem=model.problem, hint=model.hint)
+    if (conflict := graph_device_conflict(model, instance.device)) is not None:
+        fact, hint = conflict
+        return replace(instance, problem=f"cannot place pool {pool.name!r} on {instance.device}: {fact}", hint=hint)
+    verdict = fit.judge(instance, pool, model, topology, sharing=sharing)
+    if verdict is None:
+        return instance
+    if verdict.certain:
+        return replace(instance, problem=verdict.text, hint=verdict.hint)
+    warnings.append(verdict.text)
+    return instance
+
+
+def _want(instance: Instance, pool: Pool, spec: Spec, model: ModelFacts, upstream: str) -> Wanted:
+    expected = engine.expected_names(pool, model)
+    max_conns = engine.room(pool)
+    if instance.problem is None:
+        try:
+            own_graph = engine.render_own_graph(instance, pool, model)
+        except InputError as error:
+            instance = replace(instance, problem=error.message, hint=error.hint)
+    if instance.problem is not None:
+        return Wanted(instance=instance, upstream=upstream, files={}, expected=expected, warm=(),
+                      max_conns=max_conns)
+    command = engine.render_command(instance, pool, spec.engine, model)
+    drop_in = render_drop_in(instance, command, model=pool.model_name or str(pool.config_path))
+    return Wanted(
+        instance=instance, upstream=upstream, files={**own_graph, drop_in_path(instance.id): drop_in},
+        expected=expected, warm=expected if model.generates else (), max_conns=max_conns, argv=command.argv,
+    )
+
+
+def _served(pool: Pool) -> str:
+    """What a client gets from the pool; pools with the same answer for each other."""
+    return pool.config_path or str(pool.model_name)
+
+
+def _upstreams(spec: Spec) -> dict[str, str]:
+    """The upstream of each pool: pools with one ``listen`` and one model share that of the first."""
+    first: dict[tuple[str, str], str] = {}
+    return {pool.name: first.setdefault((pool.listen, _served(pool)), pool.name) for pool in spec.pool}
+
+
+def _fronts(spec: Spec, upstreams: Mapping[str, str], instances: tuple[Instance, ...]) -> tuple[nginx.Front, ...]:
+    by_listen: dict[str, list[Pool]] = {}
+    for pool in spec.pool:
+        by_listen.setdefault(pool.listen, []).append(pool)
+    _check_listen(spec)
+    fronts = []
+    for listen, pools in by_listen.items():
+        heads = [pool for pool in pools if upstreams[pool.name] == pool.name]
+        fronts.append(nginx.Front(listen=(listen,), upstreams=tuple(
+            nginx.Upstream(
+                name=head.name, title=_served(head), prefix="" if len(heads) == 1 else head.name,
+                members_all=tuple((one.id, one.port) for one in instances if upstreams[one.pool] == head.name),
+            )
+            for head in heads
+        )))
+    return tuple(fronts)
+
+
+def _check_listen(spec: Spec) -> None:
+    """Refuse addresses that nginx could not bind side by side, and modes that cannot tell models apart."""
+    problems: list[Problem] = []
+    seen: dict[int, tuple[int, Pool]] = {}
+    for index, pool in enumerate(spec.pool):
+        before, other = seen.setdefault(listen_port(pool.listen), (index, pool))
+        if other.listen != pool.listen:
+            problems.append(Problem(
+                file="", key=f"pool[{index}].listen",
+                rule=f"must be written as in pool[{before}] ({other.listen!r}) or use another port, "
+                     f"not {pool.listen!r}"))
+        elif spec.proxy.mode.value == "stream" and _served(other) != _served(pool):
+            problems.append(Problem(
+                file="", key=f"pool[{index}].listen",
+                rule=f"must not be shared by different models with proxy.mode = \"stream\": {pool.listen!r} is "
+                     f"that of pool {other.name!r} too",
+                hint="give the pool a port of its own, or use mode = \"http\""))
+    if problems:
+        raise ConfigError(problems)
+
+
+def _proxy_settings(proxy: Proxy, topology: Topology, slots: int) -> nginx.ProxySettings:
+    memory = sum(node.memory_bytes or 0 for node in topology.nodes)
+    size = nginx.size_proxy(cpu_count=len(topology.allowed), memory_bytes=memory, slots=slots)
+    return nginx.ProxySettings(
+        worker_processes=size.worker_processes, worker_connections=size.worker_connections,
+        open_files=size.open_files, mode=nginx.ProxyMode(proxy.mode.value),
+        read_timeout_sec=proxy.read_timeout_sec, shutdown_timeout_sec=proxy.shutdown_timeout_sec,
+        retry_after_sec=proxy.retry_after_sec, client_max_body_bytes=proxy.client_max_body_bytes,
+        directory=PROXY_DIRECTORY,
+    )

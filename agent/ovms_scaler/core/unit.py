@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The drop-in that makes a unit of one instance out of the template ovms@.service."""
+
+from pathlib import PurePosixPath
+
+from ovms_scaler.core.cpulist import format_cpu_list
+from ovms_scaler.core.engine import Command
+from ovms_scaler.core.placement import Instance, unit_name
+from ovms_scaler.core.spec import Memory
+
+UNIT_DIRECTORY = PurePosixPath("/run/systemd/system")
+
+
+def drop_in_path(instance_id: str) -> str:
+    """Where the template asserts that its placement stands."""
+    return str(UNIT_DIRECTORY / f"{unit_name(instance_id)}.d" / "50-placement.conf")
+
+
+def render_drop_in(instance: Instance, command: Command, *, model: str) -> str:
+    """The placement and the command of one instance in the syntax of systemd.unit(5) and systemd.exec(5)."""
+    where = "unbound" if instance.node is None else f"on NUMA node {instance.node}"
+    lines = [
+        f"# Written by ovms-scaler for instance {instance.id}; it is replaced whenever the plan changes.",
+        f"# Add your own settings with: systemctl edit {instance.unit}",
+        "",
+        "[Unit]",
+        f"Description={_value(f'OpenVINO Model Server, {instance.id}: {model} {where}')}",
+        "",
+        "[Service]",
+        *_placement(instance),
+        f"LimitNOFILE={command.open_files}",
+        *(f"Environment={_quote(f'{name}={text}')}" for name, text in command.environment.items()),
+        "ExecStart=",
+        "ExecStart=" + " \\\n    ".join(_options([_argument(word) for word in command.argv])),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _placement(instance: Instance) -> list[str]:
+    cpus = format_cpu_list(instance.cpus)
+    nodes = format_cpu_list(instance.memory_nodes)
+    lines = [f"CPUAffinity={cpus}", f"AllowedCPUs={cpus}"] if instance.cpus else []
+    if instance.memory is not None:
+        lines += [f"NUMAPolicy={instance.memory}", f"NUMAMask={nodes}"]
+        if instance.memory is Memory.bind:
+            # With "preferred" this would turn the preference into a hard limit.
+            lines.append(f"AllowedMemoryNodes={nodes}")
+    return lines
+
+
+def _options(words: list[str]) -> list[str]:
+    """One line for the program, then one for each option with its value."""
+    lines: list[str] = []
+    for word in words:
+        if word.startswith("--") or not lines:
+            lines.append(word)
+        else:
+            lines[-1] += f" {word}"
+    return lines
+
+
+def _argument(word: str) -> str:
+    """A word of ExecStart=, where systemd.service(5) also expands ``$``."""
+    return _quote(word.replace("$", "$$"))
+
+
+def _quote(text: str) -> str:
+    """A word as systemd.syntax(7) reads it: specifiers and backslashes doubled, quoted when it has to be."""
+    text = text.replace("\\", "\\\\").replace("%", "%%")
+    if text and not any(char in text for char in " \t\"'\\;"):
+        return text
+    return '"' + text.replace('"', '\\"') + '"'
+
+
+def _value(text: str) -> str:
+    """A whole value: only specifiers mean something in it."""
+    return text.replace("%", "%%")
