@@ -111,6 +111,40 @@ class Topology:
         return tuple(sorted((core & wanted for core in touched), key=min))
 
 
+def group_cores(
+    online: Iterable[int], siblings: Mapping[int, frozenset[int]]
+) -> tuple[tuple[frozenset[int], ...], frozenset[int]]:
+    """Make physical cores of what each CPU says its siblings are, and name the CPUs that contradict others.
+
+    A CPU that says nothing belongs to whoever names it, else to a core of its own. Of two CPUs that
+    contradict one another the lower is believed, so that every online CPU is in exactly one core.
+    """
+    left = set(online)
+    cores: list[frozenset[int]] = []
+    contradicting: set[int] = set()
+    for cpu in sorted(left):
+        if cpu not in left:
+            continue
+        named = siblings.get(cpu, frozenset()) | {cpu}
+        core = frozenset(named & left)
+        contradicting.update(other for other in core if siblings.get(other, named) != named)
+        left -= core
+        cores.append(core)
+    return tuple(cores), frozenset(contradicting)
+
+
+def is_integrated(address: str, *, vendor_id: str | None, virtual: bool) -> bool | None:
+    """Whether a GPU shares the processor's memory.
+
+    Intel's integrated graphics, and its virtual functions, are always device 2 of the first bus (QEMU's
+    docs/igd-assign.txt). A hypervisor may put any card there, and other vendors have no
+    such rule.
+    """
+    if vendor_id != "0x8086" or virtual:
+        return None
+    return address.startswith("0000:00:02.")
+
+
 def memory_node_for(topology: Topology, node_id: int) -> int | None:
     """The node whose memory the CPUs (or the GPU) of a node are to use.
 
