@@ -4,7 +4,7 @@
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,23 @@ class _Layer:
     document: Mapping[str, Any]
 
 
-def read_config(file: Path = CONFIG_FILE) -> Spec:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A configuration that keeps every rule of its own, and the file that each key path stands in."""
+
+    file: str
+    spec: Spec
+    origins: Mapping[str, str]
+
+    def locate(self, error: ConfigError) -> ConfigError:
+        """The same problems with the file of each key; they were found in the combination with the machine."""
+        return ConfigError(
+            problem if problem.file else replace(problem, file=_origin(problem.key, self.origins, self.file))
+            for problem in error.problems
+        )
+
+
+def read_config(file: Path = CONFIG_FILE) -> Config:
     """The configuration: ``file``, then each ``*.toml`` of the directory config.d beside it, in order of name.
 
     A later file adds pools and overrides single keys of the other tables. Raises ConfigError with everything
@@ -37,7 +53,8 @@ def read_config(file: Path = CONFIG_FILE) -> Spec:
     origins: dict[str, str] = {}
     for layer in layers:
         _merge(merged, layer.document, "", layer.file, origins)
-    return parse_spec(merged, Reader(lambda path: _origin(path, origins, str(file))))
+    spec = parse_spec(merged, Reader(lambda path: _origin(path, origins, str(file))))
+    return Config(file=str(file), spec=spec, origins=origins)
 
 
 def _files(file: Path) -> list[Path]:

@@ -98,3 +98,34 @@ class InstanceFacts:
     files: Mapping[str, str] = field(default_factory=dict)  # what its files on disk say now, by absolute path
     started: bool = False            # it was seen running since the last boot and we did not stop it
     connections: int | None = None   # established TCP connections to its port
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyFacts:
+    """The proxy: its files on disk by path below its directory, and the generation that answers, None for none.
+
+    ``error`` is what the last attempt to install said, "" when it took; ``refused`` the generation it was about.
+    """
+
+    files: Mapping[str, str] = field(default_factory=dict)
+    generation: str | None = None
+    unit: UnitFacts | None = None
+    started: bool = False
+    error: str = ""
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """The observed world at one instant.
+
+    ``target`` is ovms.target, None when systemd did not answer; ``target_started`` says that it was seen active
+    since the last boot. ``since_reload_sec`` counts from the proxy's last successful installation.
+    """
+
+    instances: Mapping[str, InstanceFacts] = field(default_factory=dict)
+    target: UnitFacts | None = None
+    target_started: bool = False
+    proxy: ProxyFacts = field(default_factory=ProxyFacts)
+    since_reload_sec: float = float("inf")
+    since_refusal_sec: float = float("inf")

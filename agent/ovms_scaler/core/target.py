@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What should be: from the configuration, the machine and the models to every instance and every file."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 from ovms_scaler.core import engine, fit, nginx
 from ovms_scaler.core.graph import graph_device_conflict
 from ovms_scaler.core.model import ModelFacts
 from ovms_scaler.core.placement import Instance, listen_port, normalise_weights, place
-from ovms_scaler.core.spec import HealthRules, Pool, Proxy, Spec
+from ovms_scaler.core.spec import HealthRules, Pool, Proxy, ProxyMode, Spec
 from ovms_scaler.core.topology import Topology
 from ovms_scaler.core.unit import drop_in_path, render_drop_in
 from ovms_scaler.errors import ConfigError, InputError, Problem
@@ -67,10 +69,11 @@ def resolve(spec: Spec, topology: Topology, models: Mapping[str, ModelFacts],
     warnings = [*topology.warnings, *layout.warnings]
     warnings += [f"pool {name!r}: {text}" for name in pools for text in models[name].warnings]
     wanted: dict[str, Wanted] = {}
+    sharing = Counter(one.memory_nodes for one in layout.instances)
     for instance in layout.instances:
         pool, model = pools[instance.pool], models[instance.pool]
-        sharing = sum(one.memory_nodes == instance.memory_nodes for one in layout.instances)
-        placed = _judge(replace(instance, weight=weights[instance.id]), pool, model, topology, sharing, warnings)
+        placed = _judge(replace(instance, weight=weights[instance.id]), pool, model, topology,
+                        sharing[instance.memory_nodes], warnings)
         wanted[instance.id] = _want(placed, pool, spec, model, upstreams[pool.name])
     slots = sum(one.max_conns for one in wanted.values())
     return Target(
@@ -153,22 +156,31 @@ def _fronts(spec: Spec, upstreams: Mapping[str, str], instances: tuple[Instance,
 def _check_listen(spec: Spec) -> None:
     """Refuse addresses that nginx could not bind side by side, and modes that cannot tell models apart."""
     problems: list[Problem] = []
-    seen: dict[int, tuple[int, Pool]] = {}
-    for index, pool in enumerate(spec.pool):
-        before, other = seen.setdefault(listen_port(pool.listen), (index, pool))
-        if other.listen != pool.listen:
+    for (_, one), (index, pool) in combinations(enumerate(spec.pool), 2):
+        if not _collide(one.listen, pool.listen):
+            continue
+        if one.listen != pool.listen:
             problems.append(Problem(
                 file="", key=f"pool[{index}].listen",
-                rule=f"must be written as in pool[{before}] ({other.listen!r}) or use another port, "
-                     f"not {pool.listen!r}"))
-        elif spec.proxy.mode.value == "stream" and _served(other) != _served(pool):
+                rule=f"must not overlap with {one.listen!r} of pool {one.name!r}, as {pool.listen!r} does",
+                hint="write both alike to share it, or use another port"))
+        elif spec.proxy.mode is ProxyMode.stream and _served(one) != _served(pool):
             problems.append(Problem(
                 file="", key=f"pool[{index}].listen",
                 rule=f"must not be shared by different models with proxy.mode = \"stream\": {pool.listen!r} is "
-                     f"that of pool {other.name!r} too",
+                     f"that of pool {one.name!r} too",
                 hint="give the pool a port of its own, or use mode = \"http\""))
     if problems:
         raise ConfigError(problems)
+
+
+def _collide(one: str, two: str) -> bool:
+    """Whether two listen values cannot be bound by different servers; a bare port is every address."""
+    if listen_port(one) != listen_port(two):
+        return False
+    everywhere = {"", "0.0.0.0", "[::]"}
+    hosts = {value.rpartition(":")[0] for value in (one, two)}
+    return len(hosts) == 1 or bool(hosts & everywhere)
 
 
 def _proxy_settings(proxy: Proxy, topology: Topology, slots: int) -> nginx.ProxySettings:

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The closed set of things the agent does to the host, each able to say so in one line."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ovms_scaler.core.nginx import ProxyFiles
+from ovms_scaler.core.placement import unit_name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartTarget:
+    """Start ovms.target, once in each boot."""
+
+    def describe(self) -> str:
+        return "start ovms.target"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Write:
+    """Write all files of an instance that does not run."""
+
+    instance: str
+    files: Mapping[str, str]
+
+    def describe(self) -> str:
+        return f"write {', '.join(sorted(self.files))}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remove:
+    """Remove all files of an instance that is no longer wanted and does not run."""
+
+    instance: str
+
+    def describe(self) -> str:
+        return f"remove the files of {self.instance}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Start an instance, forgetting an earlier failure first when ``reset`` says so."""
+
+    instance: str
+    reset: bool = False
+
+    def describe(self) -> str:
+        return f"start {unit_name(self.instance)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """Stop an instance that gets no requests any more."""
+
+    instance: str
+
+    def describe(self) -> str:
+        return f"stop {unit_name(self.instance)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstallProxy:
+    """Give the proxy its files and make it take them; ``added`` and ``removed`` are instances."""
+
+    files: ProxyFiles
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        changes = [f"+{name}" for name in self.added] + [f"-{name}" for name in self.removed]
+        return f"install proxy generation {self.files.generation}" + (f" ({' '.join(changes)})" if changes else "")
+
+
+Action = StartTarget | Write | Remove | Start | Stop | InstallProxy

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""In which state one instance is, and why, judged from what was observed of it."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ovms_scaler.core.cpulist import format_cpu_list
+from ovms_scaler.core.facts import Health, InstanceFacts, Probe, UnitFacts
+from ovms_scaler.core.placement import Instance
+from ovms_scaler.core.spec import Memory
+from ovms_scaler.core.target import Wanted
+
+# Exit statuses of OVMS after which it would only fail again (src/ovms_exit_codes.hpp, src/server.cpp).
+HOPELESS = {64: "a usage error: ovms refused its arguments", 132: "this CPU lacks an instruction it needs"}
+# CLD_EXITED of waitid(2): the process ended by itself, and its status is an exit status.
+CLD_EXITED = 1
+
+
+class State(StrEnum):
+    """The life of an instance; only ``ready`` ones are given requests."""
+
+    absent = "absent"
+    starting = "starting"
+    loading = "loading"
+    warming = "warming"
+    ready = "ready"
+    suspect = "suspect"
+    ejected = "ejected"
+    draining = "draining"
+    stopping = "stopping"
+    stopped = "stopped"
+    failed = "failed"
+    quarantined = "quarantined"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """A state with the reason and, where there is something to do, the next command to type."""
+
+    state: State
+    reason: str = ""
+    hint: str = ""
+
+
+def judge(wanted: Wanted, facts: InstanceFacts, *, failures: int) -> Verdict:
+    """The state of a wanted instance, whether it is routed or not.
+
+    ``failures`` is the number of failed probes in a row after which one that served is no longer believed to.
+    """
+    instance = wanted.instance
+    unit = facts.unit
+    if unit is not None and unit.is_running:
+        return _running(wanted, facts, unit, failures)
+    if instance.problem is not None:
+        return Verdict(state=State.failed, reason=instance.problem, hint=instance.hint or "")
+    if unit is None:
+        return Verdict(state=State.absent, reason="systemd has not answered yet")
+    if unit.load_state == "masked":
+        return Verdict(state=State.stopped, reason="masked by the administrator",
+                       hint=f"systemctl unmask {instance.unit}")
+    if unit.load_state not in ("loaded", "not-found"):
+        return Verdict(state=State.failed, reason=f"systemd cannot load {instance.unit}: {unit.load_state}",
+                       hint=f"systemctl status {instance.unit}")
+    if unit.active_state == "failed":
+        return _failed(instance, unit)
+    if facts.started:
+        return Verdict(state=State.stopped, reason="stopped by the administrator",
+                       hint=f"systemctl start {instance.unit}")
+    return Verdict(state=State.absent, reason="not started yet")
+
+
+def is_outdated(wanted: Wanted, facts: InstanceFacts) -> bool:
+    """Whether the instance runs with other files than it should; they are what it was started with."""
+    return bool(wanted.files) and dict(facts.files) != dict(wanted.files)
+
+
+def misplacement(wanted: Wanted, facts: InstanceFacts) -> str | None:
+    """What systemd or the kernel made of the placement other than planned; None also when neither could be asked."""
+    instance, understood, process = wanted.instance, facts.exec, facts.process
+    if understood is not None:
+        if instance.cpus and understood.cpu_affinity != instance.cpus:
+            return _differs("CPUAffinity", understood.cpu_affinity, instance.cpus)
+        if instance.memory is not None:
+            if understood.numa_policy != instance.memory.value:
+                return f"systemd reads NUMAPolicy={understood.numa_policy}, planned was {instance.memory}"
+            if understood.numa_mask != instance.memory_nodes:
+                return _differs("NUMAMask", understood.numa_mask, instance.memory_nodes)
+        # systemd keeps "$$" as it was written until it runs the command.
+        if wanted.argv and tuple(word.replace("$$", "$") for word in understood.argv) != wanted.argv:
+            return "systemd reads another command line than planned"
+    if process is not None:
+        if instance.cpus and process.cpus_allowed != instance.cpus:
+            return (f"the kernel runs it on CPUs {format_cpu_list(process.cpus_allowed)}, planned were "
+                    f"{format_cpu_list(instance.cpus)}")
+        if instance.memory is Memory.bind and not instance.memory_nodes <= process.memory_nodes_allowed:
+            return (f"the kernel allows it memory of nodes {format_cpu_list(process.memory_nodes_allowed)}, "
+                    f"planned was {format_cpu_list(instance.memory_nodes)}")
+    return None
+
+
+def is_current(health: Health | None, unit: UnitFacts) -> bool:
+    """Whether a verdict on health is about the process that runs now."""
+    return health is not None and health.invocation_id == unit.invocation_id
+
+
+def _running(wanted: Wanted, facts: InstanceFacts, unit: UnitFacts, failures: int) -> Verdict:
+    instance = wanted.instance
+    if unit.active_state == "deactivating":
+        return Verdict(state=State.stopping, reason="its unit is stopping")
+    if unit.active_state == "activating":
+        if unit.restarts:
+            return Verdict(state=State.starting, reason=f"restart {unit.restarts}: {_ending(unit)}",
+                           hint=f"journalctl -u {instance.unit}")
+        return Verdict(state=State.starting, reason="its unit is starting")
+    if (wrong := misplacement(wanted, facts)) is not None and not is_outdated(wanted, facts):
+        return Verdict(state=State.failed, reason=f"it is not where it belongs: {wrong}",
+                       hint=f"systemctl cat {instance.unit}")
+    health = facts.health
+    if health is None or not is_current(health, unit):
+        return Verdict(state=State.starting, reason="not asked yet")
+    if health.warmed:
+        return _serving(instance, health, failures)
+    match health.probe:
+        case Probe.available:
+            return Verdict(state=State.warming, reason=health.detail or "its first generation is under way")
+        case Probe.failed:
+            return Verdict(state=State.failed, reason=health.detail, hint=f"journalctl -u {instance.unit}")
+        case Probe.loading:
+            return Verdict(state=State.loading, reason=health.detail)
+        case _:
+            return Verdict(state=State.starting, reason=health.detail)
+
+
+def _serving(instance: Instance, health: Health, failures: int) -> Verdict:
+    if health.failures == 0:
+        return Verdict(state=State.ready)
+    state = State.ejected if health.failures >= failures else State.suspect
+    return Verdict(state=state, reason=f"{health.failures} probes in a row failed: {health.detail}",
+                   hint=f"journalctl -u {instance.unit}")
+
+
+def _failed(instance: Instance, unit: UnitFacts) -> Verdict:
+    again = f"systemctl reset-failed {instance.unit} && systemctl start {instance.unit}"
+    if unit.result == "start-limit-hit":
+        return Verdict(state=State.quarantined, reason=f"it kept failing and is not started again: {_ending(unit)}",
+                       hint=f"journalctl -u {instance.unit}; then: {again}")
+    return Verdict(state=State.failed, reason=_ending(unit), hint=f"journalctl -u {instance.unit}; then: {again}")
+
+
+def _ending(unit: UnitFacts) -> str:
+    """How its last process ended, for people."""
+    if unit.exec_main_code == CLD_EXITED:
+        why = HOPELESS.get(unit.exec_main_status)
+        return f"ovms ended with exit status {unit.exec_main_status}" + (f", {why}" if why else "")
+    if unit.exec_main_code:
+        return f"ovms was ended by signal {unit.exec_main_status} ({unit.result})"
+    return f"systemd says {unit.result}"
+
+
+def _differs(name: str, read: frozenset[int], planned: frozenset[int]) -> str:
+    return f"systemd reads {name}={format_cpu_list(read)}, planned was {format_cpu_list(planned)}"

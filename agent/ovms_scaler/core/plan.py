@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What to do now: from the target and what was observed to actions in a safe order.
+
+Invariants that every plan keeps, whatever it starts from and wherever it is interrupted: an instance's files
+are written only while it does not run; it is stopped only when it gets no requests; it is routed only when it
+is ready; and an instance starts only on cores that no other one runs on.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from ovms_scaler.core.actions import Action, InstallProxy, Remove, Start, StartTarget, Stop, Write
+from ovms_scaler.core.cpulist import format_cpu_list
+from ovms_scaler.core.facts import Facts, InstanceFacts
+from ovms_scaler.core.lifecycle import State, Verdict, is_outdated, judge
+from ovms_scaler.core.rotation import Rotation, rotate, routed_now
+from ovms_scaler.core.target import Target, Wanted, render_proxy_files
+
+# Instances that become ready within this time of a reload join together: each reload forgets all counters.
+COALESCE_SEC = 2.0
+# A configuration that the proxy refused is offered again after this time; the cause may be gone (a busy port).
+RETRY_SEC = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """``actions`` in order; ``verdicts`` on every instance, wanted or not; ``in_rotation`` before the actions.
+
+    ``wake_in_sec`` is when to look again although nothing happens, None for no need.
+    """
+
+    actions: tuple[Action, ...]
+    verdicts: Mapping[str, Verdict]
+    in_rotation: frozenset[str]
+    wake_in_sec: float | None = None
+
+
+def plan(target: Target, facts: Facts, *, allow_outage: bool = False) -> Plan:
+    """The next steps; each is possible now, and none depends on the success of an earlier one."""
+    routed = routed_now(facts)
+    verdicts = {name: judge(wanted, facts.instances.get(name, InstanceFacts()),
+                            failures=target.health.failures)
+                for name, wanted in target.wanted.items()}
+    rotation = rotate(target, _complete(target, facts), verdicts, allow_outage=allow_outage)
+    proxy, wake = _plan_proxy(target, facts, rotation, routed)
+    actions: list[Action] = [*proxy]
+    verdicts |= _explain(rotation)
+    if _stopped_by_administrator(facts):
+        verdicts |= {name: _all_stopped(verdict) for name, verdict in verdicts.items()}
+    elif facts.target is not None:
+        if facts.target.active_state != "active":
+            actions.append(StartTarget())
+        for name, wanted in target.wanted.items():
+            steps, verdict = _plan_instance(wanted, facts, verdicts[name], routed=name in routed)
+            actions += steps
+            verdicts[name] = verdict
+    if facts.target is not None:
+        for name in sorted(facts.instances.keys() - target.wanted.keys()):
+            steps, verdict = _plan_unwanted(name, facts.instances[name], routed=name in routed)
+            actions += steps
+            verdicts[name] = verdict
+    return Plan(actions=tuple(actions), verdicts=verdicts, in_rotation=frozenset(routed), wake_in_sec=wake)
+
+
+def _complete(target: Target, facts: Facts) -> Facts:
+    missing = {name: InstanceFacts() for name in target.wanted if name not in facts.instances}
+    return replace(facts, instances={**facts.instances, **missing})
+
+
+def _stopped_by_administrator(facts: Facts) -> bool:
+    unit = facts.target
+    return unit is not None and unit.active_state not in ("active", "activating") and (
+        facts.target_started or unit.load_state == "masked")
+
+
+def _all_stopped(verdict: Verdict) -> Verdict:
+    if verdict.state not in (State.absent, State.stopped):
+        return verdict
+    return Verdict(state=State.stopped, reason="ovms.target was stopped by the administrator",
+                   hint="systemctl start ovms.target")
+
+
+def _explain(rotation: Rotation) -> dict[str, Verdict]:
+    leaving = {name: Verdict(state=State.draining, reason="its configuration changed") for name in rotation.leaving}
+    held = {
+        name: Verdict(state=State.ready, reason=reason,
+                      hint="ovms-scalerctl reload --allow-outage" if "outage" in reason else "")
+        for name, reason in rotation.held.items()
+    }
+    return {**leaving, **held}
+
+
+def _plan_instance(wanted: Wanted, facts: Facts, verdict: Verdict, *, routed: bool) -> tuple[list[Action], Verdict]:
+    name = wanted.instance.id
+    own = facts.instances.get(name, InstanceFacts())
+    unit = own.unit
+    outdated = is_outdated(wanted, own)
+    if unit is None or not wanted.files:
+        return [], verdict
+    if unit.is_running:
+        if not outdated or routed or unit.active_state == "deactivating":
+            return [], verdict
+        return _drain(name, own, "its configuration changed")
+    if unit.load_state not in ("loaded", "not-found"):
+        return [], verdict
+    steps: list[Action] = [Write(instance=name, files=wanted.files)] if outdated else []
+    if verdict.state in (State.failed, State.quarantined) and not outdated:
+        return [], verdict
+    if verdict.state is State.stopped:
+        return steps, verdict
+    if (blocker := _core_user(wanted, facts)) is not None:
+        return steps, Verdict(state=State.absent, reason=f"waits for CPUs {_shared(wanted, facts, blocker)} "
+                                                         f"that {blocker} still runs on")
+    steps.append(Start(instance=name, reset=unit.active_state == "failed"))
+    return steps, Verdict(state=State.starting, reason="its unit is starting")
+
+
+def _plan_unwanted(name: str, own: InstanceFacts, *, routed: bool) -> tuple[list[Action], Verdict]:
+    reason = "no longer in the configuration"
+    if own.unit is not None and own.unit.is_running:
+        if routed:
+            return [], Verdict(state=State.draining, reason=reason)
+        if own.unit.active_state == "deactivating":
+            return [], Verdict(state=State.stopping, reason=reason)
+        return _drain(name, own, reason)
+    return [Remove(instance=name)] if own.files else [], Verdict(state=State.absent, reason=reason)
+
+
+def _drain(name: str, own: InstanceFacts, reason: str) -> tuple[list[Action], Verdict]:
+    """An instance out of rotation that is to stop: when the last request has been answered."""
+    if own.connections is None:
+        return [], Verdict(state=State.draining, reason=f"{reason}; cannot read its connections")
+    if own.connections > 0:
+        return [], Verdict(state=State.draining, reason=f"{reason}; {own.connections} connections left")
+    return [Stop(instance=name)], Verdict(state=State.stopping, reason=reason)
+
+
+def _core_user(wanted: Wanted, facts: Facts) -> str | None:
+    """Another instance that runs on a core which this one is to get."""
+    for name, other in facts.instances.items():
+        if name != wanted.instance.id and other.process is not None and (
+                other.process.cpus_allowed & wanted.instance.cpus):
+            return name
+    return None
+
+
+def _shared(wanted: Wanted, facts: Facts, other: str) -> str:
+    process = facts.instances[other].process
+    return format_cpu_list(process.cpus_allowed & wanted.instance.cpus if process is not None else ())
+
+
+def _plan_proxy(target: Target, facts: Facts, rotation: Rotation, routed: Mapping[str, object]
+                ) -> tuple[list[Action], float | None]:
+    proxy = facts.proxy
+    running = proxy.unit is not None and proxy.unit.is_running
+    if not target.fronts and not running:
+        return [], None
+    if proxy.unit is not None and not running and proxy.started and proxy.unit.active_state == "inactive":
+        return [], None  # the administrator stopped it
+    files = render_proxy_files(target, rotation.members)
+    if dict(files.files) == dict(proxy.files) and proxy.generation == files.generation:
+        return [], None
+    if proxy.refused == files.generation and facts.since_refusal_sec < RETRY_SEC:
+        return [], RETRY_SEC - facts.since_refusal_sec
+    wanted = {member.instance for members in rotation.members.values() for member in members}
+    added, removed = sorted(wanted - routed.keys()), sorted(routed.keys() - wanted)
+    if added and not removed and routed and running and facts.since_reload_sec < COALESCE_SEC:
+        return [], COALESCE_SEC - facts.since_reload_sec
+    return [InstallProxy(files=files, added=tuple(added), removed=tuple(removed))], None

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which instances are given requests, which one may leave for a change, and what the proxy is told."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ovms_scaler.core import nginx
+from ovms_scaler.core.facts import Facts, InstanceFacts
+from ovms_scaler.core.lifecycle import State, Verdict, is_outdated
+from ovms_scaler.core.target import Target, Wanted
+from ovms_scaler.errors import InputError
+
+# States from which an instance gets into rotation by itself: a change of another one waits for it.
+COMING = frozenset({State.absent, State.starting, State.loading, State.warming, State.stopping, State.suspect,
+                    State.ejected})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotation:
+    """``members``: upstream -> who should be routed. ``leaving``: routed now, to be drained for a change.
+
+    ``held``: outdated and routed, with the reason why it may not leave yet.
+    """
+
+    members: Mapping[str, tuple[nginx.Member, ...]]
+    leaving: frozenset[str]
+    held: Mapping[str, str]
+
+
+def routed_now(facts: Facts) -> dict[str, nginx.Member]:
+    """Instances whose route is on disk and is about the process that runs now."""
+    found: dict[str, nginx.Member] = {}
+    for path, text in facts.proxy.files.items():
+        if not path.startswith("routes/"):
+            continue
+        try:
+            member = nginx.parse_route(text)
+        except InputError:
+            continue  # it is rendered again
+        instance = facts.instances.get(member.instance)
+        unit = instance.unit if instance is not None else None
+        if unit is None or (unit.active_state in ("active", "reloading")
+                            and unit.invocation_id == member.invocation):
+            found[member.instance] = member
+    return found
+
+
+def rotate(target: Target, facts: Facts, verdicts: Mapping[str, Verdict], *, allow_outage: bool) -> Rotation:
+    """Who should be in rotation now.
+
+    A ready instance is added when its placement was read back. One that is routed stays while it is believed
+    to serve; when none of its upstream is, all that are alive stay, as an answer from a doubtful one is better
+    than none. At most one instance of an upstream leaves for a change at a time, never the last one unless
+    the administrator allows the outage.
+    """
+    routed = routed_now(facts)
+    members: dict[str, tuple[nginx.Member, ...]] = {}
+    leaving: set[str] = set()
+    held: dict[str, str] = {}
+    for upstream in sorted({wanted.upstream for wanted in target.wanted.values()}):
+        names = target.upstream_members(upstream)
+        staying = _staying(names, routed, verdicts)
+        going = _going(target, facts, names, staying, verdicts, held, allow_outage=allow_outage)
+        leaving |= going
+        joining = [name for name in names if name not in routed and _may_join(target.wanted[name], facts, verdicts)]
+        members[upstream] = tuple(
+            _member(target.wanted[name], facts.instances[name], routed.get(name))
+            for name in names if (name in staying and name not in going) or name in joining
+        )
+    return Rotation(members=members, leaving=frozenset(leaving), held=held)
+
+
+def _staying(names: tuple[str, ...], routed: Mapping[str, nginx.Member], verdicts: Mapping[str, Verdict]) -> set[str]:
+    present = {name for name in names if name in routed}
+    serving = {name for name in present if verdicts[name].state in (State.ready, State.suspect)}
+    return serving or present
+
+
+def _going(target: Target, facts: Facts, names: tuple[str, ...], staying: set[str],
+           verdicts: Mapping[str, Verdict], held: dict[str, str], *, allow_outage: bool) -> set[str]:
+    outdated = [name for name in names
+                if name in staying and is_outdated(target.wanted[name], facts.instances[name])]
+    if not outdated:
+        return set()
+    waits_for = [name for name in names if name not in staying and _is_awaited(name, target, facts, verdicts)]
+    going: set[str] = set()
+    for name in outdated:
+        if going or waits_for:
+            held[name] = f"its change waits until {', '.join(waits_for or sorted(going))} serves again"
+        elif len(staying) > 1 or allow_outage:
+            going.add(name)
+        else:
+            held[name] = "its change needs an outage: it is the only one that serves"
+    return going
+
+
+def _is_awaited(name: str, target: Target, facts: Facts, verdicts: Mapping[str, Verdict]) -> bool:
+    """Whether a change of another instance waits for this one, which is not in rotation.
+
+    One that failed with the new files holds the change up, so that the rest goes on serving.
+    """
+    state = verdicts[name].state
+    if state in (State.failed, State.quarantined):
+        return target.wanted[name].instance.problem is None and not is_outdated(
+            target.wanted[name], facts.instances[name])
+    return state in COMING or state is State.ready
+
+
+def _may_join(wanted: Wanted, facts: Facts, verdicts: Mapping[str, Verdict]) -> bool:
+    instance = facts.instances[wanted.instance.id]
+    return (
+        verdicts[wanted.instance.id].state is State.ready
+        and not is_outdated(wanted, instance)
+        and instance.exec is not None
+        and instance.process is not None
+    )
+
+
+def _member(wanted: Wanted, facts: InstanceFacts, routed: nginx.Member | None) -> nginx.Member:
+    invocation = facts.unit.invocation_id if facts.unit is not None else ""
+    return nginx.Member(
+        instance=wanted.instance.id, port=wanted.instance.port, weight=wanted.instance.weight,
+        max_conns=wanted.max_conns, invocation=invocation or (routed.invocation if routed is not None else ""),
+    )
