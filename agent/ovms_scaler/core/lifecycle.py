@@ -70,8 +70,12 @@ def judge(wanted: Wanted, facts: InstanceFacts, *, failures: int) -> Verdict:
 
 
 def is_outdated(wanted: Wanted, facts: InstanceFacts) -> bool:
-    """Whether the instance runs with other files than it should; they are what it was started with."""
-    return bool(wanted.files) and dict(facts.files) != dict(wanted.files)
+    """Whether the instance's files are not what they should be; one that runs was started with them.
+
+    While a problem forbids to start it anew, one that runs is left as it is.
+    """
+    running = facts.unit is not None and facts.unit.is_running
+    return dict(facts.files) != dict(wanted.files) and not (running and wanted.instance.problem is not None)
 
 
 def misplacement(wanted: Wanted, facts: InstanceFacts) -> str | None:

@@ -95,7 +95,7 @@ def _plan_instance(wanted: Wanted, facts: Facts, verdict: Verdict, *, routed: bo
     own = facts.instances.get(name, InstanceFacts())
     unit = own.unit
     outdated = is_outdated(wanted, own)
-    if unit is None or not wanted.files:
+    if unit is None:
         return [], verdict
     if unit.is_running:
         if not outdated or routed or unit.active_state == "deactivating":
@@ -106,7 +106,7 @@ def _plan_instance(wanted: Wanted, facts: Facts, verdict: Verdict, *, routed: bo
     steps: list[Action] = [Write(instance=name, files=wanted.files)] if outdated else []
     if verdict.state in (State.failed, State.quarantined) and not outdated:
         return [], verdict
-    if verdict.state is State.stopped:
+    if verdict.state is State.stopped or wanted.instance.problem is not None:
         return steps, verdict
     if (blocker := _core_user(wanted, facts)) is not None:
         return steps, Verdict(state=State.absent, reason=f"waits for CPUs {_shared(wanted, facts, blocker)} "

@@ -8,7 +8,7 @@ from itertools import combinations
 
 from ovms_scaler.core import engine, fit, nginx
 from ovms_scaler.core.graph import graph_device_conflict
-from ovms_scaler.core.model import ModelFacts
+from ovms_scaler.core.model import ModelFacts, ModelKind
 from ovms_scaler.core.placement import Instance, listen_port, normalise_weights, place
 from ovms_scaler.core.spec import HealthRules, Pool, Proxy, ProxyMode, Spec
 from ovms_scaler.core.topology import Topology
@@ -22,8 +22,8 @@ PROXY_DIRECTORY = "/run/ovms-scaler-proxy"
 class Wanted:
     """One instance as it should be.
 
-    ``files`` are all it needs on disk before it starts, by absolute path, empty when ``instance.problem`` says
-    why it must not. ``expected`` are the model names that must be AVAILABLE; ``warm`` the ones to generate with.
+    ``files`` are all it needs on disk before it starts, by absolute path. ``expected`` are the model names that
+    must be AVAILABLE; ``warm`` the ones to generate with.
     """
 
     instance: Instance
@@ -106,21 +106,22 @@ def _judge(instance: Instance, pool: Pool, model: ModelFacts, topology: Topology
 
 
 def _want(instance: Instance, pool: Pool, spec: Spec, model: ModelFacts, upstream: str) -> Wanted:
-    expected = engine.expected_names(pool, model)
-    max_conns = engine.room(pool)
-    if instance.problem is None:
-        try:
-            own_graph = engine.render_own_graph(instance, pool, model)
-        except InputError as error:
-            instance = replace(instance, problem=error.message, hint=error.hint)
-    if instance.problem is not None:
-        return Wanted(instance=instance, upstream=upstream, files={}, expected=expected, warm=(),
-                      max_conns=max_conns)
+    """The instance with its files, which stand ready also while a problem forbids to start it."""
+    if model.kind is None:
+        # What it is cannot be seen yet; most models are directories without a graph of their own.
+        model = replace(model, kind=ModelKind.config if pool.config_path is not None else ModelKind.llm)
+    own_graph: Mapping[str, str] = {}
+    try:
+        own_graph = engine.render_own_graph(instance, pool, model)
+    except InputError as error:
+        instance = replace(instance, problem=instance.problem or error.message, hint=instance.hint or error.hint)
     command = engine.render_command(instance, pool, spec.engine, model)
-    drop_in = render_drop_in(instance, command, model=pool.model_name or str(pool.config_path))
+    drop_in = render_drop_in(instance, command, model=_served(pool))
+    expected = engine.expected_names(pool, model)
     return Wanted(
         instance=instance, upstream=upstream, files={**own_graph, drop_in_path(instance.id): drop_in},
-        expected=expected, warm=expected if model.generates else (), max_conns=max_conns, argv=command.argv,
+        expected=expected, warm=expected if model.generates else (), max_conns=engine.room(pool),
+        argv=command.argv,
     )
 
 

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which instances are in rotation, as files: a route for each, and the generation that all files add up to."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ovms_scaler.core.nginx_text import check_name, check_number
+from ovms_scaler.errors import InputError
+
+CONFIGURATION = "nginx.conf"
+GENERATION = "generation.conf"
+_ROUTE = re.compile(
+    r"# (?P<instance>[^ \n]+) invocation=(?P<invocation>[0-9a-f]{32})\n"
+    r"server 127\.0\.0\.1:(?P<port>[0-9]{1,5}) weight=(?P<weight>[0-9]{1,9}) "
+    r"max_conns=(?P<max_conns>[0-9]{1,9}) max_fails=0;\n"
+)
+_INSTANCE = re.compile(r"[a-z0-9](?:[a-z0-9:.-]{0,198}[a-z0-9])?")
+_INVOCATION = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One instance in rotation: what its route file says.
+
+    ``invocation`` is the systemd invocation id (32 hex digits) of the process that was warmed; a route with
+    another one than the running unit's is about a process that is gone.
+    """
+
+    instance: str
+    port: int
+    weight: int
+    max_conns: int
+    invocation: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyFiles:
+    """Every file of the proxy: path below its directory -> text, and the generation they add up to.
+
+    The running proxy answers with the generation when asked: that is how a reload is known to have happened.
+    """
+
+    files: Mapping[str, str]
+    generation: str
+
+
+def route_path(upstream: str, instance: str) -> str:
+    """Path of a route file below the proxy's directory. Raises InputError for an unsafe name."""
+    return f"routes/{check_name(upstream, what='upstream')}/{check_instance(instance)}.conf"
+
+
+def render_route(member: Member) -> str:
+    """Text of a route file. Raises InputError for a value that cannot stand in it."""
+    if not _INVOCATION.fullmatch(member.invocation):
+        raise InputError(
+            f"cannot route to {member.instance!r}: invocation {member.invocation!r} must be 32 hex digits"
+        )
+    port = check_number(member.port, what="a port", high=65535)
+    weight = check_number(member.weight, what="a weight", high=999_999_999)
+    max_conns = check_number(member.max_conns, what="max_conns", high=999_999_999)
+    return (
+        f"# {check_instance(member.instance)} invocation={member.invocation}\n"
+        # max_fails=0: nginx never takes an instance out by itself. Its verdict would put the last one out too,
+        # and the agent knows better and sooner.
+        f"server 127.0.0.1:{port} weight={weight} max_conns={max_conns} max_fails=0;\n"
+    )
+
+
+def parse_route(text: str) -> Member:
+    """Read back what ``render_route`` wrote. Raises InputError for anything else."""
+    found = _ROUTE.fullmatch(text)
+    if found is None:
+        raise InputError(f"cannot read route {text[:200]!r}: it must be a comment and a server line")
+    member = Member(
+        instance=found["instance"],
+        port=int(found["port"]),
+        weight=int(found["weight"]),
+        max_conns=int(found["max_conns"]),
+        invocation=found["invocation"],
+    )
+    if render_route(member) != text:
+        raise InputError(f"cannot read route {text!r}: it is not spelled as this program writes it")
+    return member
+
+
+def add_generation(files: Mapping[str, str]) -> ProxyFiles:
+    """The files with generation.conf for them.
+
+    The generation is the first 16 digits of the SHA-256 of what ``sha256sum`` prints for the other files in
+    byte order of their paths; packaging/unroute computes the same after it has removed a route.
+    """
+    rest = {path: text for path, text in sorted(files.items()) if path != GENERATION}
+    sums = "".join(f"{hashlib.sha256(text.encode()).hexdigest()}  {path}\n" for path, text in rest.items())
+    generation = hashlib.sha256(sums.encode()).hexdigest()[:16]
+    rest[GENERATION] = f'return 200 "{generation}\\n";\n'
+    return ProxyFiles(files=dict(sorted(rest.items())), generation=generation)
+
+
+def without_ended(files: Mapping[str, str], ended: Mapping[str, str]) -> dict[str, str]:
+    """The files without routes to processes that ended; ``ended``: instance -> invocation id that ended."""
+    return {
+        path: text
+        for path, text in files.items()
+        if not path.startswith("routes/") or not _has_ended(parse_route(text), ended)
+    }
+
+
+def fall_back(previous: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str]:
+    """The files to stay with when nginx refuses ``wanted``: the configuration before, membership as wanted.
+
+    An upstream that only the previous configuration has keeps its previous members.
+    """
+    known = set(re.findall(r"^\s*include routes/([a-z0-9-]+)/", wanted.get(CONFIGURATION, ""), re.MULTILINE))
+    kept = {path: text for path, text in previous.items() if _upstream_of(path) not in known}
+    had = set(re.findall(r"^\s*include routes/([a-z0-9-]+)/", previous.get(CONFIGURATION, ""), re.MULTILINE))
+    return kept | {path: text for path, text in wanted.items() if _upstream_of(path) in known & had}
+
+
+def _upstream_of(path: str) -> str | None:
+    parts = path.split("/")
+    return parts[1] if parts[0] == "routes" and len(parts) == 3 else None
+
+
+def _has_ended(member: Member, ended: Mapping[str, str]) -> bool:
+    return ended.get(member.instance) == member.invocation
+
+
+def check_instance(instance: str) -> str:
+    if not _INSTANCE.fullmatch(instance):
+        raise InputError(
+            f"cannot route to instance {instance!r}: must be lower-case letters, digits, '.', ':' and '-'"
+        )
+    return instance

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The documents that people and programs are shown: status and plan."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ovms_scaler.core.cpulist import format_cpu_list
+from ovms_scaler.core.facts import Facts
+from ovms_scaler.core.lifecycle import State
+from ovms_scaler.core.placement import Instance, unit_name
+from ovms_scaler.core.plan import Plan
+from ovms_scaler.core.target import Target
+
+Document = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Since:
+    """When an instance entered its state, seconds since the epoch."""
+
+    state: State
+    since: float
+
+
+def instance_document(instance: Instance) -> Document:
+    """One entry of ``plan --json``."""
+    return {
+        "id": instance.id, "unit": instance.unit, "pool": instance.pool, "device": instance.device,
+        "node": instance.node, "cpus": format_cpu_list(instance.cpus),
+        "memory_nodes": format_cpu_list(instance.memory_nodes),
+        "inference_threads": instance.inference_threads, "port": instance.port, "weight": instance.weight,
+        "gpus": list(instance.gpus), "render_nodes": list(instance.render_nodes),
+        "memory": instance.memory, "problem": instance.problem, "hint": instance.hint,
+    }  # fmt: skip
+
+
+def status_document(target: Target | None, facts: Facts, plan: Plan | None, since: Mapping[str, Since], *,
+                    config_file: str, config_error: str, problems: tuple[str, ...]) -> Document:
+    """What ``ovms-scalerctl status --json`` prints; ``problems`` are what hinders the agent itself."""
+    instances = _instances(target, facts, plan, since) if plan is not None else []
+    proxy = facts.proxy
+    return {
+        "instances": instances,
+        "proxy": {
+            "generation": proxy.generation,
+            "state": proxy.unit.active_state if proxy.unit is not None else None,
+            "error": proxy.error,
+            "listen": sorted({listen for front in target.fronts for listen in front.listen}) if target else [],
+        },
+        "config": {"file": config_file, "error": config_error},
+        "warnings": list(target.warnings) if target is not None else [],
+        "problems": list(problems),
+    }
+
+
+def _instances(target: Target | None, facts: Facts, plan: Plan, since: Mapping[str, Since]) -> list[Document]:
+    wanted = target.wanted if target is not None else {}
+    documents = []
+    for name, verdict in plan.verdicts.items():
+        own = facts.instances.get(name)
+        unit = own.unit if own is not None else None
+        instance = wanted[name].instance if name in wanted else None
+        documents.append({
+            "id": name,
+            "state": verdict.state.value,
+            "reason": verdict.reason,
+            "hint": verdict.hint,
+            "since": since[name].since if name in since else None,
+            "port": instance.port if instance is not None else None,
+            "in_rotation": name in plan.in_rotation,
+            "unit": unit_name(name),
+            "pool": instance.pool if instance is not None else None,
+            "device": instance.device if instance is not None else None,
+            "node": instance.node if instance is not None else None,
+            "cpus": format_cpu_list(instance.cpus) if instance is not None else "",
+            "memory_nodes": format_cpu_list(instance.memory_nodes) if instance is not None else "",
+            "weight": instance.weight if instance is not None else None,
+            "pid": unit.main_pid or None if unit is not None else None,
+            "restarts": unit.restarts if unit is not None else 0,
+        })
+    return documents
