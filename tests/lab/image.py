@@ -35,6 +35,7 @@ set -eu
 ln -s /dev/null "$1/etc/systemd/system/apt-daily.timer"
 ln -s /dev/null "$1/etc/systemd/system/apt-daily-upgrade.timer"
 : > "$1/etc/machine-id"
+rm -f "$1/etc/hostname"
 printf '127.0.0.1 localhost\\n::1 localhost\\n' > "$1/etc/hosts"
 : > "$1/etc/resolv.conf"
 rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap"
@@ -76,7 +77,7 @@ def packages(kind: Kind) -> list[str]:
 def read_mirrors() -> dict[str, str]:
     """The mirrors of Debian by label ("Debian", "Debian-Security"), from apt's own configuration.
 
-    `apt-get indextargets` (apt-get(8)) resolves every source format that apt knows, but has the origin only of
+    apt-get(8) indextargets resolves every source format that apt knows, but has the origin only of
     lists already downloaded. Raises RuntimeError when no source of Debian itself is configured.
     """
     command = ["apt-get", "indextargets", "--format", "$(LABEL) $(REPO_URI)"]

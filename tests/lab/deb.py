@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds the Debian package in a host of each release, offline, with that release's own tools.
+
+`python -m lab.deb build [RELEASE...]` leaves the files in the cache, and `lintian [RELEASE...]` in its place
+checks them with the lintian of their release.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from lab import image, paths
+from lab.host import Host
+
+# Not part of what is packaged: a change here needs no new package.
+LEFT_OUT = ("tests/", "typings/", ".ci/", "HACKING.md")
+BUILD = """
+cp -a /source /tmp/build
+cd /tmp/build
+DEB_BUILD_OPTIONS="nocheck parallel=2" dpkg-buildpackage --unsigned-source --unsigned-changes --build=binary
+"""
+LINTIAN = (
+    "cd /output && lintian --allow-root --fail-on error,warning --info --tag-display-limit 0 ./*.changes"
+)
+
+
+def read_source_names() -> list[str]:
+    """The files of the clone that the package is built from: those git tracks, as they are now."""
+    command = ["git", "-C", str(paths.ROOT), "-c", f"safe.directory={paths.ROOT}", "ls-files", "-z"]
+    names = subprocess.run(command, check=True, text=True, capture_output=True).stdout.split("\0")
+    return [
+        name for name in names if name and not name.startswith(LEFT_OUT) and (paths.ROOT / name).is_file()
+    ]
+
+
+def read_hash(names: list[str], extra: str) -> str:
+    """Names the content and the modes of the source files, and `extra`."""
+    digest = hashlib.sha256(extra.encode())
+    for name in names:
+        path = paths.ROOT / name
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{name} {os.access(path, os.X_OK)} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def output_directory(release: str) -> Path:
+    """Where the packages of a release are."""
+    return paths.CACHE / "deb" / release
+
+
+def build(release: str) -> list[Path]:
+    """The packages of `release`, built now if the sources changed. Raises LabError when that fails."""
+    target = output_directory(release)
+    names = read_source_names()
+    builder = image.build(release, image.Kind.BUILD)
+    key = read_hash(names, builder.key)
+    with paths.lock(f"deb-{release}"):
+        stamp = target / ".key"
+        if not stamp.exists() or stamp.read_text() != key:
+            sys.stderr.write(f"deb: building for {release}\n")
+            shutil.rmtree(target, ignore_errors=True)
+            source = paths.CACHE / "deb" / f"{release}.source"
+            copy_sources(names, source)
+            with Host.boot(builder, binds={"/source": source}) as host:
+                host.script(BUILD, timeout_sec=300)
+                fetch_output(host, target)
+            shutil.rmtree(source)
+            stamp.write_text(key)
+    return sorted(target.glob("*.deb"))
+
+
+def copy_sources(names: list[str], target: Path) -> None:
+    """Copy the named files of the clone to the new directory `target`."""
+    shutil.rmtree(target, ignore_errors=True)
+    for name in names:
+        copy = target / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(paths.ROOT / name, copy, follow_symlinks=False)
+
+
+def fetch_output(host: Host, target: Path) -> None:
+    """Copy what dpkg-buildpackage made out of the host."""
+    target.mkdir(parents=True)
+    for path in host.script("ls /tmp/*.deb /tmp/*.changes /tmp/*.buildinfo").split():
+        (target / Path(path).name).write_bytes(host.read_bytes(path))
+
+
+def lint(release: str) -> int:
+    """Run lintian over the packages of `release` and show what it says; its exit status."""
+    build(release)
+    builder = image.build(release, image.Kind.BUILD)
+    with Host.boot(builder, binds={"/output": output_directory(release)}) as host:
+        done = host.run("sh", "-c", LINTIAN, check=False, timeout_sec=300)
+    verdict = "content" if done.returncode == 0 else "not content"
+    sys.stdout.write(f"{done.stdout}{done.stderr}lintian: {release}: {verdict}\n")
+    return done.returncode
+
+
+def main(action: str, releases: list[str]) -> int:
+    """Do `action` for all `releases`; the exit status."""
+    if action == "lintian":
+        return max(lint(release) for release in releases)
+    for release in releases:
+        for deb in build(release):
+            sys.stdout.write(f"deb: {deb.relative_to(paths.CACHE)}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2:] or list(paths.RELEASES)))
