@@ -19,7 +19,8 @@ from ovms_scaler.core.model import (
 from ovms_scaler.core.spec import Graph
 from ovms_scaler.errors import InputError
 
-# The LLM graph as OVMS's own exporter writes it (demos/continuous_batching/graph.pbtxt); the options follow.
+# The LLM graph as OVMS's own exporter writes it (demos/continuous_batching/graph.pbtxt), with the one default
+# in which that exporter and the engine differ (src/graph_export/graph_export.cpp).
 _LLM_GRAPH = """
 input_stream: "HTTP_REQUEST_PAYLOAD:input"
 output_stream: "HTTP_RESPONSE_PAYLOAD:output"
@@ -32,7 +33,9 @@ node {
   output_stream: "LOOPBACK:loopback"
   output_stream: "HTTP_RESPONSE_PAYLOAD:output"
   input_stream_info { tag_index: "LOOPBACK:0" back_edge: true }
-  node_options { [type.googleapis.com/mediapipe.LLMCalculatorOptions] { models_path: "./" } }
+  node_options {
+    [type.googleapis.com/mediapipe.LLMCalculatorOptions] { models_path: "./" enable_prefix_caching: true }
+  }
   input_stream_handler {
     input_stream_handler: "SyncSetInputStreamHandler"
     options { [mediapipe.SyncSetInputStreamHandlerOptions.ext] { sync_set { tag_index: "LOOPBACK:0" } } }

@@ -66,15 +66,17 @@ class ServedConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphSummary:
-    """What a graph.pbtxt says about placement: its devices in order, and whether it generates text."""
+    """What a graph.pbtxt says: devices and directories of models as written there, and its purpose."""
 
     devices: tuple[str, ...]
+    models_paths: tuple[str, ...]
     generates: bool
 
 
 # Fields that name a device: "device" in LLM and image generation options, "target_device" in those of
 # embeddings, rerank and speech (the .proto files of OVMS's calculators).
 DEVICE_FIELDS = ("device", "target_device", "draft_device")
+MODELS_FIELDS = ("models_path", "draft_models_path")
 LLM_OPTIONS = "mediapipe.LLMCalculatorOptions"
 
 
@@ -98,8 +100,10 @@ def parse_graph(text: str) -> GraphSummary:
     """Devices and purpose of a graph.pbtxt. Raises InputError with line and column."""
     options = [each for node in pbtxt.parse_pbtxt(text).messages("node") for each in options_of(node)]
     named = [last_text(message, name) for _, message in options for name in DEVICE_FIELDS]
+    paths = [last_text(message, name) for _, message in options for name in MODELS_FIELDS]
     return GraphSummary(
         devices=tuple(dict.fromkeys(device for device in named if device)),
+        models_paths=tuple(dict.fromkeys(path for path in paths if path is not None)),
         generates=any(kind == LLM_OPTIONS for kind, _ in options),
     )
 
@@ -144,7 +148,8 @@ def parse_served(text: str) -> ServedConfig:
         if "config" not in wrapper:
             raise InputError(f"{where} lacks the key 'config'")
         config = _object(wrapper["config"], f"{where}.config")
-        unknown += _unknown(wrapper, ("config",), f"{where}.") + _unknown(config, _MODEL_KEYS, f"{where}.config.")
+        unknown += _unknown(wrapper, ("config",), f"{where}.")
+        unknown += _unknown(config, _MODEL_KEYS, f"{where}.config.")
         models.append(_served(config, f"{where}.config"))
     for index, entry in enumerate(_array(top.get("mediapipe_config_list", []), "mediapipe_config_list")):
         where = f"mediapipe_config_list[{index}]"

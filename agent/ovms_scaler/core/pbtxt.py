@@ -47,7 +47,7 @@ class Message:
         return (each.value for each in self.fields if each.name == name)
 
     def messages(self, name: str) -> "Iterator[Message]":
-        """Every message in the field ``name``, those in lists too."""
+        """Every message in the field ``name``, in lists too."""
         for value in self.values(name):
             for each in value.values if isinstance(value, Items) else (value,):
                 if isinstance(each, Message):
@@ -92,11 +92,7 @@ def parse_pbtxt(text: str) -> Message:
     """
     if len(text) > MAX_CHARS:
         raise InputError(f"must have at most {MAX_CHARS} characters, not {len(text)}")
-    parser = _Parser(text)
-    message = parser.read_fields("", 0)
-    if parser.kind != "end":
-        raise parser.error("a field's name")
-    return message
+    return _Parser(text).read_fields("", 0)
 
 
 def render_pbtxt(message: Message) -> str:
@@ -116,11 +112,11 @@ _PIECE = re.compile(
 _PLAIN = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 _FLOAT_NAMES = ("inf", "infinity", "nan")
 _CLOSING = {"{": "}", "<": ">"}
-_OUT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
+_OUT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\"}
 
 
 class _Parser:
-    """One token of look-ahead over the text."""
+    """One token of look-ahead: ``kind``, ``token`` and ``start``, and the comments before it."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -129,7 +125,6 @@ class _Parser:
         self.advance()
 
     def advance(self) -> None:
-        """Take the next token into ``kind``, ``token`` and ``start``, gathering the comments before it."""
         position = self.end
         while True:
             blank = _BLANK.match(self.text, position)
@@ -148,7 +143,6 @@ class _Parser:
         self.kind, self.token, self.end = match.lastgroup or "", match[0], match.end()
 
     def error(self, expected: str) -> InputError:
-        """What stands here instead of ``expected``."""
         line = self.text.count("\n", 0, self.start) + 1
         column = self.start - self.text.rfind("\n", 0, self.start)
         found = self.token or self.text[self.start : self.start + 1]
@@ -156,7 +150,7 @@ class _Parser:
         return InputError(f"line {line}, column {column}: expected {expected}, not {what}")
 
     def take_mark(self, marks: str) -> str:
-        """The mark that stands here when it is one of ``marks``, passed; else ""."""
+        """Pass one of ``marks`` when it stands here; else ""."""
         if self.kind != "mark" or self.token not in marks:
             return ""
         token = self.token
@@ -164,12 +158,11 @@ class _Parser:
         return token
 
     def take_comments(self) -> tuple[str, ...]:
-        taken = tuple(self.comments)
-        self.comments = []
+        taken, self.comments = tuple(self.comments), []
         return taken
 
     def read_fields(self, closing: str, depth: int) -> Message:
-        """Fields up to ``closing``, which is passed, or the end of the text for ""."""
+        """Fields up to ``closing``, or to the end of the text for ""."""
         if depth > MAX_DEPTH:
             raise self.error(f"at most {MAX_DEPTH} messages in each other")
         fields: list[Field] = []
@@ -241,7 +234,6 @@ class _Parser:
                 raise self.error("',' or ']'")
 
     def read_string(self) -> Text:
-        """One string, or several side by side, which are one."""
         content = b""
         while self.kind == "string":
             content += self.unescape(self.token[1:-1])
@@ -250,10 +242,9 @@ class _Parser:
 
     def unescape(self, quoted: str) -> bytes:
         parts = [_unescaped(match) for match in _PIECE.finditer(quoted)]
-        known = [part for part in parts if part is not None]
-        if len(known) < len(parts):
+        if None in parts:
             raise self.error("a string with known escapes")
-        return b"".join(known)
+        return b"".join(part for part in parts if part is not None)
 
 
 def _unescaped(match: re.Match[str]) -> bytes | None:
@@ -295,10 +286,14 @@ def _inline(value: Value) -> str:
 
 
 def _quoted(text: str) -> str:
-    """``text`` as a string literal; what is not printable is written as the octal of its UTF-8 bytes."""
-    return f'"{"".join(_OUT.get(char) or _escaped(char) for char in text)}"'
+    """``text`` as a literal in the quotes that it has none of; what cannot be printed as octal UTF-8 bytes."""
+    quote = "'" if '"' in text and "'" not in text else '"'
+    return quote + "".join(_escaped(char, quote) for char in text) + quote
 
 
-def _escaped(char: str) -> str:
-    encoded = char.encode("utf-8", "surrogateescape")
-    return char if char.isprintable() else "".join(f"\\{byte:03o}" for byte in encoded)
+def _escaped(char: str, quote: str) -> str:
+    if char == quote:
+        return f"\\{char}"
+    if char.isprintable() and char != "\\":
+        return char
+    return _OUT.get(char) or "".join(f"\\{byte:03o}" for byte in char.encode("utf-8", "surrogateescape"))
