@@ -10,7 +10,7 @@ from typing import Any
 
 from ovms_scaler.core.spec import Spec, parse_spec
 from ovms_scaler.core.table import Reader
-from ovms_scaler.errors import ConfigError, Problem
+from ovms_scaler.errors import ConfigError, InputError, Problem
 
 CONFIG_FILE = Path("/etc/ovms-scaler/config.toml")
 # Far beyond any real configuration; a device or a log given by mistake must not fill the memory.
@@ -29,10 +29,15 @@ class Config:
 
     file: str
     spec: Spec
+    merged: Mapping[str, Any]
     origins: Mapping[str, str]
 
+    def document(self) -> dict[str, Any]:
+        """What ``restore_config`` takes, in plain JSON types."""
+        return {"file": self.file, "merged": dict(self.merged), "origins": dict(self.origins)}
+
     def locate(self, error: ConfigError) -> ConfigError:
-        """The same problems with the file of each key; they were found in the combination with the machine."""
+        """The same problems with the file of each key; some come to light only on the machine."""
         return ConfigError(
             problem if problem.file else replace(problem, file=_origin(problem.key, self.origins, self.file))
             for problem in error.problems
@@ -40,7 +45,7 @@ class Config:
 
 
 def read_config(file: Path = CONFIG_FILE) -> Config:
-    """The configuration: ``file``, then each ``*.toml`` of the directory config.d beside it, in order of name.
+    """The configuration: ``file``, then each ``*.toml`` of config.d beside it, in order of name.
 
     A later file adds pools and overrides single keys of the other tables. Raises ConfigError with everything
     that is wrong in any of them.
@@ -54,7 +59,17 @@ def read_config(file: Path = CONFIG_FILE) -> Config:
     for layer in layers:
         _merge(merged, layer.document, "", layer.file, origins)
     spec = parse_spec(merged, Reader(lambda path: _origin(path, origins, str(file))))
-    return Config(file=str(file), spec=spec, origins=origins)
+    return Config(file=str(file), spec=spec, merged=merged, origins=origins)
+
+
+def restore_config(document: object) -> Config:
+    """A configuration from its ``document()``. Raises InputError when it is not one."""
+    match document:
+        case {"file": str(file), "merged": dict(merged), "origins": dict(origins)}:
+            spec = parse_spec(merged, Reader(lambda path: _origin(path, origins, file)))
+            return Config(file=file, spec=spec, merged=merged, origins=origins)
+        case _:
+            raise InputError("cannot read the configuration that was accepted before: it is not one of ours")
 
 
 def _files(file: Path) -> list[Path]:
@@ -83,7 +98,9 @@ def _read_layer(path: Path, problems: list[Problem]) -> _Layer | None:
     return None
 
 
-def _merge(into: dict[str, Any], document: Mapping[str, Any], prefix: str, file: str, origins: dict[str, str]) -> None:
+def _merge(
+    into: dict[str, Any], document: Mapping[str, Any], prefix: str, file: str, origins: dict[str, str]
+) -> None:
     for name, value in document.items():
         here = f"{prefix}.{name}" if prefix else name
         present = into.get(name)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole exception tree.
 
-    ScalerError              anything this project raises on purpose
-    ├── InputError           somebody's text is wrong: it names the thing, the value and the rule
-    │   └── ConfigError      the configuration, with every problem found in it
-    └── HostError            something outside did not do what was asked
-        └── DeadlineError    it did not answer in time
+ScalerError              anything this project raises on purpose
+├── InputError           somebody's text is wrong: it names the thing, the value and the rule
+│   └── ConfigError      the configuration, with every problem found in it
+└── HostError            something outside did not do what was asked
+    └── DeadlineError    it did not answer in time
 """
 
 from collections.abc import Iterable

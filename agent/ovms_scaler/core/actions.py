@@ -68,7 +68,9 @@ class InstallProxy:
 
     def describe(self) -> str:
         changes = [f"+{name}" for name in self.added] + [f"-{name}" for name in self.removed]
-        return f"install proxy generation {self.files.generation}" + (f" ({' '.join(changes)})" if changes else "")
+        return f"install proxy generation {self.files.generation}" + (
+            f" ({' '.join(changes)})" if changes else ""
+        )
 
 
 Action = StartTarget | Write | Remove | Start | Stop | InstallProxy

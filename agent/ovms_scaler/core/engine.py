@@ -54,8 +54,12 @@ def render_command(instance: Instance, pool: Pool, engine: Engine, model: ModelF
         *_model_arguments(instance, pool, model),
         *pool.ovms.flags,
     ]  # fmt: skip
-    return Command(argv=tuple(argv), environment=_environment(pool, engine), open_files=_open_files(pool),
-                   slots=slots(pool))
+    return Command(
+        argv=tuple(argv),
+        environment=_environment(pool, engine),
+        open_files=_open_files(pool),
+        slots=slots(pool),
+    )
 
 
 def instance_directory(instance_id: str) -> PurePosixPath:
@@ -63,11 +67,16 @@ def instance_directory(instance_id: str) -> PurePosixPath:
 
 
 def render_own_graph(instance: Instance, pool: Pool, model: ModelFacts) -> Mapping[str, str]:
-    """The graph that sizes an LLM's threads and names its device, by absolute path; empty for other models."""
+    """The graph that sizes an LLM's threads and names its device, by path; empty for other models."""
     if model.kind not in (ModelKind.graph, ModelKind.llm):
         return {}
-    text = render_graph(model, pool.graph, device=instance.device, inference_threads=instance.inference_threads,
-                        cache_dir=None)
+    text = render_graph(
+        model,
+        pool.graph,
+        device=instance.device,
+        inference_threads=instance.inference_threads,
+        cache_dir=None,
+    )
     return {str(instance_directory(instance.id) / GRAPH_FILE): text}
 
 
@@ -82,29 +91,43 @@ def _model_arguments(instance: Instance, pool: Pool, model: ModelFacts) -> list[
         return ["--config_path", pool.config_path]
     arguments = ["--model_name", pool.model_name or "", "--metrics_enable"]
     if model.kind is ModelKind.classic:
-        plugin = json.dumps({"INFERENCE_NUM_THREADS": instance.inference_threads, "NUM_STREAMS": "1"},
-                            sort_keys=True)
-        return [*arguments, "--model_path", pool.model_path or "",
-                "--target_device", instance.device, "--plugin_config", plugin]
+        plugin = json.dumps(
+            {"INFERENCE_NUM_THREADS": instance.inference_threads, "NUM_STREAMS": "1"}, sort_keys=True
+        )
+        return [
+            *arguments,
+            "--model_path",
+            pool.model_path or "",
+            "--target_device",
+            instance.device,
+            "--plugin_config",
+            plugin,
+        ]
     # The graph is ours and never changes while the engine runs: nothing to poll for.
-    return [*arguments, "--model_path", str(instance_directory(instance.id)),
-            "--file_system_poll_wait_seconds", "0"]
+    return [
+        *arguments,
+        "--model_path",
+        str(instance_directory(instance.id)),
+        "--file_system_poll_wait_seconds",
+        "0",
+    ]
 
 
 def _environment(pool: Pool, engine: Engine) -> dict[str, str]:
-    """Paths of the release's tarball (docs/deploying_server_baremetal.md), then what the administrator adds."""
+    """Paths in the release's tarball (docs/deploying_server_baremetal.md), and the administrator's own."""
     library = engine.library_path or str(PurePosixPath(engine.binary).parent.parent / "lib")
     return {
         "LD_LIBRARY_PATH": library,
         "PYTHONPATH": engine.python_path or f"{library}/python",
-        # Exported graphs ask for a pool of graphs as large as the host has CPUs, and requests beyond that wait
-        # although the engine has room (src/mediapipe_internal/mediapipegraphdefinition.cpp).
+        # Exported graphs ask for a pool of graphs as large as the host has CPUs, and requests
+        # beyond that wait although the engine has room
+        # (src/mediapipe_internal/mediapipegraphdefinition.cpp).
         "OVMS_GRAPH_QUEUE_OFF": "1",
         **pool.ovms.environment,
     }
 
 
 def _open_files(pool: Pool) -> int:
-    """Seven files for each REST worker and 15 more (src/config.cpp), one for each connection, and some to spare."""
+    """Seven files a REST worker and 15 more (src/config.cpp), one a connection, and some to spare."""
     needed = 7 * (slots(pool) + 1) + 15 + room(pool) + 1024
     return int(2 ** (needed - 1).bit_length())

@@ -39,8 +39,8 @@ class UnitFacts:
 class ExecFacts:
     """How systemd understood a service's placement, read back over D-Bus (org.freedesktop.systemd1(5)).
 
-    ``numa_policy`` is the name that systemd.exec(5) uses ("bind", "preferred", "default", ...); ``argv`` is the
-    first ExecStart command line after systemd's own parsing.
+    ``numa_policy`` is the name that systemd.exec(5) uses ("bind", "preferred", "default", ...);
+    ``argv`` is the first ExecStart command line after systemd's own parsing.
     """
 
     cpu_affinity: frozenset[int]
@@ -64,11 +64,11 @@ class ProcessFacts:
 class Probe(StrEnum):
     """What one look at an engine's REST port showed."""
 
-    refused = "refused"              # nobody listens: starting, or gone
-    silent = "silent"                # no answer before the deadline
-    nonsense = "nonsense"            # an answer that is not what OVMS documents
+    refused = "refused"  # nobody listens: starting, or gone
+    silent = "silent"  # no answer before the deadline
+    nonsense = "nonsense"  # an answer that is not what OVMS documents
     loading = "loading"
-    failed = "failed"                # OVMS will not try again by itself
+    failed = "failed"  # OVMS will not try again by itself
     available = "available"
 
 
@@ -95,16 +95,22 @@ class InstanceFacts:
     exec: ExecFacts | None = None
     process: ProcessFacts | None = None
     health: Health | None = None
-    files: Mapping[str, str] = field(default_factory=dict)  # what its files on disk say now, by absolute path
-    started: bool = False            # it was seen running since the last boot and we did not stop it
-    connections: int | None = None   # established TCP connections to its port
+    files: Mapping[str, str] = field(
+        default_factory=dict
+    )  # what its files on disk say now, by absolute path
+    started: bool = False  # it was seen running since the last boot and we did not stop it
+    connections: int | None = None  # the proxy's TCP connections to its port
+    job: bool = False  # a start or stop that the agent asked for is under way
+    start_error: str = ""  # what became of the agent's last start, "" when it succeeded
+    since_start_sec: float = float("inf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyFacts:
-    """The proxy: its files on disk by path below its directory, and the generation that answers, None for none.
+    """The proxy: its files by path below its directory, and the generation that answers, None for none.
 
-    ``error`` is what the last attempt to install said, "" when it took; ``refused`` the generation it was about.
+    ``error`` is what the last attempt to install said, "" when it took; ``refused`` the generation it
+    was about.
     """
 
     files: Mapping[str, str] = field(default_factory=dict)
@@ -119,8 +125,9 @@ class ProxyFacts:
 class Facts:
     """The observed world at one instant.
 
-    ``target`` is ovms.target, None when systemd did not answer; ``target_started`` says that it was seen active
-    since the last boot. ``since_reload_sec`` counts from the proxy's last successful installation.
+    ``target`` is ovms.target, None when systemd did not answer; ``target_started`` says that it was
+    seen active since the last boot. ``since_reload_sec`` counts from the proxy's last successful
+    installation.
     """
 
     instances: Mapping[str, InstanceFacts] = field(default_factory=dict)

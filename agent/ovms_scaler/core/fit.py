@@ -17,19 +17,22 @@ NATIVE_16_BIT = frozenset({"amx_bf16", "amx_fp16", "avx512_fp16"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Misfit:
-    """``certain`` when even the smallest need is above what there is; otherwise it depends on the weights' type."""
+    """``certain`` when even the least need is above what there is; else the weights' type decides."""
 
     certain: bool
     text: str
     hint: str
 
 
-def judge(instance: Instance, pool: Pool, model: ModelFacts, topology: Topology, *, sharing: int) -> Misfit | None:
-    """What does not fit, or None. ``sharing`` instances use the same memory nodes and get equal parts of them.
+def judge(
+    instance: Instance, pool: Pool, model: ModelFacts, topology: Topology, *, sharing: int
+) -> Misfit | None:
+    """What does not fit, or None. ``sharing`` instances have equal parts of the same memory nodes.
 
     The engine copies the weights into its own memory at the first inference (measured: 1.04 times the file
-    where 16-bit weights are computed natively, 2.04 times where they are unpacked). The type of the weights is
-    not in a model's file size: below the smaller factor nothing can help, between the two it may fit.
+    where 16-bit weights are computed natively, 2.04 times where they are unpacked). The type of the
+    weights is not in a model's file size: below the smaller factor nothing can help, between the two it
+    may fit.
     """
     available = _available(instance, topology, sharing)
     if available is None or model.weights_bytes is None:
@@ -44,15 +47,17 @@ def judge(instance: Instance, pool: Pool, model: ModelFacts, topology: Topology,
     return Misfit(
         certain=certain,
         text=f"instance {instance.id!r} needs {_gib(least)}{'' if least == most else f' to {_gib(most)}'} "
-             f"(weights {_gib(model.weights_bytes)}, cache {_gib(cache)}, reserve {_gib(RESERVE_BYTES)}) and has "
-             f"{_gib(available)}{' as its part' if sharing > 1 else ''} of the memory of {_where(instance)}",
-        hint='use smaller weights (int8, int4), a smaller graph.cache_size, fewer instances_per_node, or '
-             'memory = "preferred"',
+        f"(weights {_gib(model.weights_bytes)}, cache {_gib(cache)}, reserve {_gib(RESERVE_BYTES)}) and has "
+        f"{_gib(available)}{' as its part' if sharing > 1 else ''} of the memory of {_where(instance)}",
+        hint="use smaller weights (int8, int4), a smaller graph.cache_size, fewer instances_per_node, or "
+        'memory = "preferred"',
     )
 
 
 def _available(instance: Instance, topology: Topology, sharing: int) -> int | None:
-    nodes = [node for node in topology.nodes if not instance.memory_nodes or node.id in instance.memory_nodes]
+    nodes = [
+        node for node in topology.nodes if not instance.memory_nodes or node.id in instance.memory_nodes
+    ]
     sizes = [node.memory_bytes for node in nodes]
     if any(size is None for size in sizes) or not sizes:
         return None

@@ -45,7 +45,8 @@ class Verdict:
 def judge(wanted: Wanted, facts: InstanceFacts, *, failures: int) -> Verdict:
     """The state of a wanted instance, whether it is routed or not.
 
-    ``failures`` is the number of failed probes in a row after which one that served is no longer believed to.
+    ``failures`` is the number of failed probes in a row after which one that served is no longer
+    believed to.
     """
     instance = wanted.instance
     unit = facts.unit
@@ -56,16 +57,25 @@ def judge(wanted: Wanted, facts: InstanceFacts, *, failures: int) -> Verdict:
     if unit is None:
         return Verdict(state=State.absent, reason="systemd has not answered yet")
     if unit.load_state == "masked":
-        return Verdict(state=State.stopped, reason="masked by the administrator",
-                       hint=f"systemctl unmask {instance.unit}")
+        return Verdict(
+            state=State.stopped,
+            reason="masked by the administrator",
+            hint=f"systemctl unmask {instance.unit}",
+        )
     if unit.load_state not in ("loaded", "not-found"):
-        return Verdict(state=State.failed, reason=f"systemd cannot load {instance.unit}: {unit.load_state}",
-                       hint=f"systemctl status {instance.unit}")
+        return Verdict(
+            state=State.failed,
+            reason=f"systemd cannot load {instance.unit}: {unit.load_state}",
+            hint=f"systemctl status {instance.unit}",
+        )
     if unit.active_state == "failed":
         return _failed(instance, unit)
     if facts.started:
-        return Verdict(state=State.stopped, reason="stopped by the administrator",
-                       hint=f"systemctl start {instance.unit}")
+        return Verdict(
+            state=State.stopped,
+            reason="stopped by the administrator",
+            hint=f"systemctl start {instance.unit}",
+        )
     return Verdict(state=State.absent, reason="not started yet")
 
 
@@ -79,7 +89,7 @@ def is_outdated(wanted: Wanted, facts: InstanceFacts) -> bool:
 
 
 def misplacement(wanted: Wanted, facts: InstanceFacts) -> str | None:
-    """What systemd or the kernel made of the placement other than planned; None also when neither could be asked."""
+    """What systemd or the kernel made of the placement other than planned; None also when not asked."""
     instance, understood, process = wanted.instance, facts.exec, facts.process
     if understood is not None:
         if instance.cpus and understood.cpu_affinity != instance.cpus:
@@ -94,11 +104,15 @@ def misplacement(wanted: Wanted, facts: InstanceFacts) -> str | None:
             return "systemd reads another command line than planned"
     if process is not None:
         if instance.cpus and process.cpus_allowed != instance.cpus:
-            return (f"the kernel runs it on CPUs {format_cpu_list(process.cpus_allowed)}, planned were "
-                    f"{format_cpu_list(instance.cpus)}")
+            return (
+                f"the kernel runs it on CPUs {format_cpu_list(process.cpus_allowed)}, planned were "
+                f"{format_cpu_list(instance.cpus)}"
+            )
         if instance.memory is Memory.bind and not instance.memory_nodes <= process.memory_nodes_allowed:
-            return (f"the kernel allows it memory of nodes {format_cpu_list(process.memory_nodes_allowed)}, "
-                    f"planned was {format_cpu_list(instance.memory_nodes)}")
+            return (
+                f"the kernel allows it memory of nodes {format_cpu_list(process.memory_nodes_allowed)}, "
+                f"planned was {format_cpu_list(instance.memory_nodes)}"
+            )
     return None
 
 
@@ -113,12 +127,18 @@ def _running(wanted: Wanted, facts: InstanceFacts, unit: UnitFacts, failures: in
         return Verdict(state=State.stopping, reason="its unit is stopping")
     if unit.active_state == "activating":
         if unit.restarts:
-            return Verdict(state=State.starting, reason=f"restart {unit.restarts}: {_ending(unit)}",
-                           hint=f"journalctl -u {instance.unit}")
+            return Verdict(
+                state=State.starting,
+                reason=f"restart {unit.restarts}: {_ending(unit)}",
+                hint=f"journalctl -u {instance.unit}",
+            )
         return Verdict(state=State.starting, reason="its unit is starting")
     if (wrong := misplacement(wanted, facts)) is not None and not is_outdated(wanted, facts):
-        return Verdict(state=State.failed, reason=f"it is not where it belongs: {wrong}",
-                       hint=f"systemctl cat {instance.unit}")
+        return Verdict(
+            state=State.failed,
+            reason=f"it is not where it belongs: {wrong}",
+            hint=f"systemctl cat {instance.unit}",
+        )
     health = facts.health
     if health is None or not is_current(health, unit):
         return Verdict(state=State.starting, reason="not asked yet")
@@ -139,16 +159,24 @@ def _serving(instance: Instance, health: Health, failures: int) -> Verdict:
     if health.failures == 0:
         return Verdict(state=State.ready)
     state = State.ejected if health.failures >= failures else State.suspect
-    return Verdict(state=state, reason=f"{health.failures} probes in a row failed: {health.detail}",
-                   hint=f"journalctl -u {instance.unit}")
+    return Verdict(
+        state=state,
+        reason=f"{health.failures} probes in a row failed: {health.detail}",
+        hint=f"journalctl -u {instance.unit}",
+    )
 
 
 def _failed(instance: Instance, unit: UnitFacts) -> Verdict:
     again = f"systemctl reset-failed {instance.unit} && systemctl start {instance.unit}"
     if unit.result == "start-limit-hit":
-        return Verdict(state=State.quarantined, reason=f"it kept failing and is not started again: {_ending(unit)}",
-                       hint=f"journalctl -u {instance.unit}; then: {again}")
-    return Verdict(state=State.failed, reason=_ending(unit), hint=f"journalctl -u {instance.unit}; then: {again}")
+        return Verdict(
+            state=State.quarantined,
+            reason=f"it kept failing and is not started again: {_ending(unit)}",
+            hint=f"journalctl -u {instance.unit}; then: {again}",
+        )
+    return Verdict(
+        state=State.failed, reason=_ending(unit), hint=f"journalctl -u {instance.unit}; then: {again}"
+    )
 
 
 def _ending(unit: UnitFacts) -> str:

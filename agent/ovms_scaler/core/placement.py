@@ -3,7 +3,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, pairwise
 from math import gcd
 
 from ovms_scaler.core.cpulist import format_cpu_list, parse_cpu_list
@@ -19,7 +19,8 @@ class Instance:
     """One model server and the part of the machine that is its own.
 
     ``cpus`` empty means unbound. ``memory`` is None where no memory policy is set; then ``memory_nodes`` is
-    empty. ``inference_threads`` is the number of physical cores. ``problem`` says why it must not be started.
+    empty. ``inference_threads`` is the number of physical cores. ``problem`` says why it must not be
+    started.
     """
 
     id: str
@@ -96,35 +97,56 @@ def listen_port(listen: str) -> int:
 
 def _whole(pool: Pool, topology: Topology) -> Instance:
     cores = topology.cores_in(topology.allowed - topology.isolated)
-    return Instance(id=f"{pool.name}-whole", pool=pool.name, node=None, cpus=frozenset(), memory=None,
-                    memory_nodes=frozenset(), inference_threads=max(1, len(cores)), port=0,
-                    weight=pool.weight or max(1, len(cores)))
+    return Instance(
+        id=f"{pool.name}-whole",
+        pool=pool.name,
+        node=None,
+        cpus=frozenset(),
+        memory=None,
+        memory_nodes=frozenset(),
+        inference_threads=max(1, len(cores)),
+        port=0,
+        weight=pool.weight or max(1, len(cores)),
+    )
 
 
-def _per_node(pool: Pool, topology: Topology, where: str, problems: list[Problem],
-              warnings: list[str]) -> list[Instance]:
+def _per_node(
+    pool: Pool, topology: Topology, where: str, problems: list[Problem], warnings: list[str]
+) -> list[Instance]:
     found: list[Instance] = []
     usable = topology.allowed - topology.isolated - parse_cpu_list(pool.reserve_cpus)
     for node in _selected_nodes(pool, topology, where, problems):
         cores = topology.cores_in(node.cpus & usable)
         if not cores:
             if node.cpus:
-                warnings.append(f"pool {pool.name!r}: node {node.id} gets no instance: each of its CPUs "
-                                f"{format_cpu_list(node.cpus)} is reserved, isolated or not ours to use")
+                warnings.append(
+                    f"pool {pool.name!r}: node {node.id} gets no instance: each of its CPUs "
+                    f"{format_cpu_list(node.cpus)} is reserved, isolated or not ours to use"
+                )
             continue
         if len(cores) < pool.instances_per_node:
-            problems.append(Problem(
-                file="", key=f"{where}.instances_per_node",
-                rule=f"must be {len(cores)} or less, the number of usable cores of node {node.id}, "
-                     f"not {pool.instances_per_node}"))
+            problems.append(
+                Problem(
+                    file="",
+                    key=f"{where}.instances_per_node",
+                    rule=f"must be {len(cores)} or less, the number of usable cores of node {node.id}, "
+                    f"not {pool.instances_per_node}",
+                )
+            )
             continue
         memory = _memory(pool, topology, node, warnings)
         for number, share in enumerate(_split(cores, pool.instances_per_node)):
             suffix = f".{number}" if pool.instances_per_node > 1 else ""
             found.append(_bound(pool, node, f"{pool.name}-numa{node.id}{suffix}", share, memory))
     if not found and not problems:
-        problems.append(Problem(file="", key=where, rule="has no node with a usable CPU",
-                                hint="look at nodes, reserve_cpus and `ovms-scalerctl topology`"))
+        problems.append(
+            Problem(
+                file="",
+                key=where,
+                rule="has no node with a usable CPU",
+                hint="look at nodes, reserve_cpus and `ovms-scalerctl topology`",
+            )
+        )
     return found
 
 
@@ -135,12 +157,19 @@ def _selected_nodes(pool: Pool, topology: Topology, where: str, problems: list[P
     missing = wanted - {node.id for node in topology.nodes}
     if missing:
         here = format_cpu_list(node.id for node in topology.nodes)
-        problems.append(Problem(file="", key=f"{where}.nodes",
-                                rule=f"names node {format_cpu_list(missing)}, which this machine does not have",
-                                hint=f"it has {here}"))
+        problems.append(
+            Problem(
+                file="",
+                key=f"{where}.nodes",
+                rule=f"names node {format_cpu_list(missing)}, which this machine does not have",
+                hint=f"it has {here}",
+            )
+        )
     for node in topology.nodes:
         if node.id in wanted and not node.cpus:
-            problems.append(Problem(file="", key=f"{where}.nodes", rule=f"names node {node.id}, which has no CPUs"))
+            problems.append(
+                Problem(file="", key=f"{where}.nodes", rule=f"names node {node.id}, which has no CPUs")
+            )
     return [node for node in topology.nodes if node.id in wanted]
 
 
@@ -149,21 +178,30 @@ def _memory(pool: Pool, topology: Topology, node: Node, warnings: list[str]) -> 
         return None
     memory = memory_node_for(topology, node.id)
     if memory is None:
-        warnings.append(f"pool {pool.name!r}: memory of the instances on node {node.id} is not bound: "
-                        f"the node has none that may be used, and no nearest one is known")
+        warnings.append(
+            f"pool {pool.name!r}: memory of the instances on node {node.id} is not bound: "
+            f"the node has none that may be used, and no nearest one is known"
+        )
     elif memory != node.id:
-        warnings.append(f"pool {pool.name!r}: node {node.id} has no memory that may be used; "
-                        f"its instances use that of node {memory}, the nearest")
+        warnings.append(
+            f"pool {pool.name!r}: node {node.id} has no memory that may be used; "
+            f"its instances use that of node {memory}, the nearest"
+        )
     return memory
 
 
 def _bound(pool: Pool, node: Node, instance_id: str, cores: Cores, memory: int | None) -> Instance:
     cpus = frozenset(min(core) for core in cores) if pool.smt is Smt.physical else frozenset().union(*cores)
     return Instance(
-        id=instance_id, pool=pool.name, node=node.id, cpus=cpus,
+        id=instance_id,
+        pool=pool.name,
+        node=node.id,
+        cpus=cpus,
         memory=None if memory is None else pool.memory,
         memory_nodes=frozenset() if memory is None else frozenset({memory}),
-        inference_threads=len(cores), port=0, weight=pool.weight or len(cores),
+        inference_threads=len(cores),
+        port=0,
+        weight=pool.weight or len(cores),
     )
 
 
@@ -173,7 +211,7 @@ def _split(cores: Cores, parts: int) -> list[Cores]:
     bounds = [0]
     for number in range(parts):
         bounds.append(bounds[-1] + size + (number < larger))
-    return [cores[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [cores[start:end] for start, end in pairwise(bounds)]
 
 
 def _overlaps(instances: list[Instance], topology: Topology) -> list[Problem]:
@@ -192,24 +230,33 @@ def _overlaps(instances: list[Instance], topology: Topology) -> list[Problem]:
     for one_id, two_id in shared:
         pools.setdefault((owner[one_id], owner[two_id]), (one_id, two_id))
     return [
-        Problem(file="", key="pool",
-                rule=f"{one!r} and {two!r} would share cores: {first} and {second} both want CPUs "
-                     f"{format_cpu_list(shared[first, second])}",
-                hint='give each pool nodes of its own (nodes = "..."); no core ever serves two instances')
+        Problem(
+            file="",
+            key="pool",
+            rule=f"{one!r} and {two!r} would share cores: {first} and {second} both want CPUs "
+            f"{format_cpu_list(shared[first, second])}",
+            hint='give each pool nodes of its own (nodes = "..."); no core ever serves two instances',
+        )
         for (one, two), (first, second) in pools.items()
     ]
 
 
-def _assign_ports(spec: Spec, instances: list[Instance], port_book: Mapping[str, int],
-                  problems: list[Problem]) -> dict[str, int]:
+def _assign_ports(
+    spec: Spec, instances: list[Instance], port_book: Mapping[str, int], problems: list[Problem]
+) -> dict[str, int]:
     listening = {listen_port(pool.listen): f"pool[{index}].listen" for index, pool in enumerate(spec.pool)}
     book = dict(port_book)
     for instance in instances:
         port = book.get(instance.id)
         if port in listening:
-            problems.append(Problem(file="", key=listening[port],
-                                    rule=f"must not be {port}, which is the port of instance {instance.id!r}",
-                                    hint="ports are remembered; choose another one for clients"))
+            problems.append(
+                Problem(
+                    file="",
+                    key=listening[port],
+                    rule=f"must not be {port}, which is the port of instance {instance.id!r}",
+                    hint="ports are remembered; choose another one for clients",
+                )
+            )
     taken = set(book.values()) | set(listening)
     port = spec.engine.first_port
     for instance in instances:
@@ -218,9 +265,14 @@ def _assign_ports(spec: Spec, instances: list[Instance], port_book: Mapping[str,
         while port in taken:
             port += 1
         if port > 65535:
-            problems.append(Problem(file="", key="engine.first_port",
-                                    rule=f"must leave a port for each of {len(instances)} instances, "
-                                         f"not {spec.engine.first_port}"))
+            problems.append(
+                Problem(
+                    file="",
+                    key="engine.first_port",
+                    rule=f"must leave a port for each of {len(instances)} instances, "
+                    f"not {spec.engine.first_port}",
+                )
+            )
             break
         book[instance.id] = port
         taken.add(port)

@@ -2,8 +2,8 @@
 """What to do now: from the target and what was observed to actions in a safe order.
 
 Invariants that every plan keeps, whatever it starts from and wherever it is interrupted: an instance's files
-are written only while it does not run; it is stopped only when it gets no requests; it is routed only when it
-is ready; and an instance starts only on cores that no other one runs on.
+are written only while it does not run; it is stopped only when it gets no requests; it is routed only when
+it is ready; and an instance starts only on cores that no other one runs on.
 """
 
 from collections.abc import Mapping
@@ -18,13 +18,14 @@ from ovms_scaler.core.target import Target, Wanted, render_proxy_files
 
 # Instances that become ready within this time of a reload join together: each reload forgets all counters.
 COALESCE_SEC = 2.0
-# A configuration that the proxy refused is offered again after this time; the cause may be gone (a busy port).
+# What was refused (a configuration by the proxy, a start by systemd) is tried again after this time: the
+# cause, such as a busy port, may be gone.
 RETRY_SEC = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """``actions`` in order; ``verdicts`` on every instance, wanted or not; ``in_rotation`` before the actions.
+    """``actions`` in order; ``verdicts`` on every instance, wanted or not; ``in_rotation`` is as before them.
 
     ``wake_in_sec`` is when to look again although nothing happens, None for no need.
     """
@@ -38,9 +39,10 @@ class Plan:
 def plan(target: Target, facts: Facts, *, allow_outage: bool = False) -> Plan:
     """The next steps; each is possible now, and none depends on the success of an earlier one."""
     routed = routed_now(facts)
-    verdicts = {name: judge(wanted, facts.instances.get(name, InstanceFacts()),
-                            failures=target.health.failures)
-                for name, wanted in target.wanted.items()}
+    verdicts = {
+        name: judge(wanted, facts.instances.get(name, InstanceFacts()), failures=target.health.failures)
+        for name, wanted in target.wanted.items()
+    }
     rotation = rotate(target, _complete(target, facts), verdicts, allow_outage=allow_outage)
     proxy, wake = _plan_proxy(target, facts, rotation, routed)
     actions: list[Action] = [*proxy]
@@ -69,33 +71,46 @@ def _complete(target: Target, facts: Facts) -> Facts:
 
 def _stopped_by_administrator(facts: Facts) -> bool:
     unit = facts.target
-    return unit is not None and unit.active_state not in ("active", "activating") and (
-        facts.target_started or unit.load_state == "masked")
+    return (
+        unit is not None
+        and unit.active_state not in ("active", "activating")
+        and (facts.target_started or unit.load_state == "masked")
+    )
 
 
 def _all_stopped(verdict: Verdict) -> Verdict:
     if verdict.state not in (State.absent, State.stopped):
         return verdict
-    return Verdict(state=State.stopped, reason="ovms.target was stopped by the administrator",
-                   hint="systemctl start ovms.target")
+    return Verdict(
+        state=State.stopped,
+        reason="ovms.target was stopped by the administrator",
+        hint="systemctl start ovms.target",
+    )
 
 
 def _explain(rotation: Rotation) -> dict[str, Verdict]:
-    leaving = {name: Verdict(state=State.draining, reason="its configuration changed") for name in rotation.leaving}
+    leaving = {
+        name: Verdict(state=State.draining, reason="its configuration changed") for name in rotation.leaving
+    }
     held = {
-        name: Verdict(state=State.ready, reason=reason,
-                      hint="ovms-scalerctl reload --allow-outage" if "outage" in reason else "")
+        name: Verdict(
+            state=State.ready,
+            reason=reason,
+            hint="ovms-scalerctl reload --allow-outage" if "outage" in reason else "",
+        )
         for name, reason in rotation.held.items()
     }
     return {**leaving, **held}
 
 
-def _plan_instance(wanted: Wanted, facts: Facts, verdict: Verdict, *, routed: bool) -> tuple[list[Action], Verdict]:
+def _plan_instance(
+    wanted: Wanted, facts: Facts, verdict: Verdict, *, routed: bool
+) -> tuple[list[Action], Verdict]:
     name = wanted.instance.id
     own = facts.instances.get(name, InstanceFacts())
     unit = own.unit
     outdated = is_outdated(wanted, own)
-    if unit is None:
+    if unit is None or own.job:
         return [], verdict
     if unit.is_running:
         if not outdated or routed or unit.active_state == "deactivating":
@@ -108,9 +123,15 @@ def _plan_instance(wanted: Wanted, facts: Facts, verdict: Verdict, *, routed: bo
         return [], verdict
     if verdict.state is State.stopped or wanted.instance.problem is not None:
         return steps, verdict
+    if own.start_error and own.since_start_sec < RETRY_SEC and not outdated:
+        return [], Verdict(
+            state=State.failed, reason=own.start_error, hint=f"systemctl status {wanted.instance.unit}"
+        )
     if (blocker := _core_user(wanted, facts)) is not None:
-        return steps, Verdict(state=State.absent, reason=f"waits for CPUs {_shared(wanted, facts, blocker)} "
-                                                         f"that {blocker} still runs on")
+        return steps, Verdict(
+            state=State.absent,
+            reason=f"waits for CPUs {_shared(wanted, facts, blocker)} that {blocker} still runs on",
+        )
     steps.append(Start(instance=name, reset=unit.active_state == "failed"))
     return steps, Verdict(state=State.starting, reason="its unit is starting")
 
@@ -118,6 +139,8 @@ def _plan_instance(wanted: Wanted, facts: Facts, verdict: Verdict, *, routed: bo
 def _plan_unwanted(name: str, own: InstanceFacts, *, routed: bool) -> tuple[list[Action], Verdict]:
     reason = "no longer in the configuration"
     if own.unit is not None and own.unit.is_running:
+        if own.job:
+            return [], Verdict(state=State.stopping, reason=reason)
         if routed:
             return [], Verdict(state=State.draining, reason=reason)
         if own.unit.active_state == "deactivating":
@@ -138,8 +161,11 @@ def _drain(name: str, own: InstanceFacts, reason: str) -> tuple[list[Action], Ve
 def _core_user(wanted: Wanted, facts: Facts) -> str | None:
     """Another instance that runs on a core which this one is to get."""
     for name, other in facts.instances.items():
-        if name != wanted.instance.id and other.process is not None and (
-                other.process.cpus_allowed & wanted.instance.cpus):
+        if (
+            name != wanted.instance.id
+            and other.process is not None
+            and (other.process.cpus_allowed & wanted.instance.cpus)
+        ):
             return name
     return None
 
@@ -149,8 +175,9 @@ def _shared(wanted: Wanted, facts: Facts, other: str) -> str:
     return format_cpu_list(process.cpus_allowed & wanted.instance.cpus if process is not None else ())
 
 
-def _plan_proxy(target: Target, facts: Facts, rotation: Rotation, routed: Mapping[str, object]
-                ) -> tuple[list[Action], float | None]:
+def _plan_proxy(
+    target: Target, facts: Facts, rotation: Rotation, routed: Mapping[str, object]
+) -> tuple[list[Action], float | None]:
     proxy = facts.proxy
     running = proxy.unit is not None and proxy.unit.is_running
     if not target.fronts and not running:

@@ -11,8 +11,17 @@ from ovms_scaler.core.target import Target, Wanted
 from ovms_scaler.errors import InputError
 
 # States from which an instance gets into rotation by itself: a change of another one waits for it.
-COMING = frozenset({State.absent, State.starting, State.loading, State.warming, State.stopping, State.suspect,
-                    State.ejected})
+COMING = frozenset(
+    {
+        State.absent,
+        State.starting,
+        State.loading,
+        State.warming,
+        State.stopping,
+        State.suspect,
+        State.ejected,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +48,9 @@ def routed_now(facts: Facts) -> dict[str, nginx.Member]:
             continue  # it is rendered again
         instance = facts.instances.get(member.instance)
         unit = instance.unit if instance is not None else None
-        if unit is None or (unit.active_state in ("active", "reloading")
-                            and unit.invocation_id == member.invocation):
+        if unit is None or (
+            unit.active_state in ("active", "reloading") and unit.invocation_id == member.invocation
+        ):
             found[member.instance] = member
     return found
 
@@ -49,9 +59,9 @@ def rotate(target: Target, facts: Facts, verdicts: Mapping[str, Verdict], *, all
     """Who should be in rotation now.
 
     A ready instance is added when its placement was read back. One that is routed stays while it is believed
-    to serve; when none of its upstream is, all that are alive stay, as an answer from a doubtful one is better
-    than none. At most one instance of an upstream leaves for a change at a time, never the last one unless
-    the administrator allows the outage.
+    to serve; when none of its upstream is, all that are alive stay, as an answer from a doubtful one is
+    better than none. At most one instance of an upstream leaves for a change at a time, never the last
+    one unless the administrator allows the outage.
     """
     routed = routed_now(facts)
     members: dict[str, tuple[nginx.Member, ...]] = {}
@@ -62,27 +72,43 @@ def rotate(target: Target, facts: Facts, verdicts: Mapping[str, Verdict], *, all
         staying = _staying(names, routed, verdicts)
         going = _going(target, facts, names, staying, verdicts, held, allow_outage=allow_outage)
         leaving |= going
-        joining = [name for name in names if name not in routed and _may_join(target.wanted[name], facts, verdicts)]
+        joining = [
+            name for name in names if name not in routed and _may_join(target.wanted[name], facts, verdicts)
+        ]
         members[upstream] = tuple(
             _member(target.wanted[name], facts.instances[name], routed.get(name))
-            for name in names if (name in staying and name not in going) or name in joining
+            for name in names
+            if (name in staying and name not in going) or name in joining
         )
     return Rotation(members=members, leaving=frozenset(leaving), held=held)
 
 
-def _staying(names: tuple[str, ...], routed: Mapping[str, nginx.Member], verdicts: Mapping[str, Verdict]) -> set[str]:
+def _staying(
+    names: tuple[str, ...], routed: Mapping[str, nginx.Member], verdicts: Mapping[str, Verdict]
+) -> set[str]:
     present = {name for name in names if name in routed}
     serving = {name for name in present if verdicts[name].state in (State.ready, State.suspect)}
     return serving or present
 
 
-def _going(target: Target, facts: Facts, names: tuple[str, ...], staying: set[str],
-           verdicts: Mapping[str, Verdict], held: dict[str, str], *, allow_outage: bool) -> set[str]:
-    outdated = [name for name in names
-                if name in staying and is_outdated(target.wanted[name], facts.instances[name])]
+def _going(
+    target: Target,
+    facts: Facts,
+    names: tuple[str, ...],
+    staying: set[str],
+    verdicts: Mapping[str, Verdict],
+    held: dict[str, str],
+    *,
+    allow_outage: bool,
+) -> set[str]:
+    outdated = [
+        name for name in names if name in staying and is_outdated(target.wanted[name], facts.instances[name])
+    ]
     if not outdated:
         return set()
-    waits_for = [name for name in names if name not in staying and _is_awaited(name, target, facts, verdicts)]
+    waits_for = [
+        name for name in names if name not in staying and _is_awaited(name, target, facts, verdicts)
+    ]
     going: set[str] = set()
     for name in outdated:
         if going or waits_for:
@@ -102,7 +128,8 @@ def _is_awaited(name: str, target: Target, facts: Facts, verdicts: Mapping[str, 
     state = verdicts[name].state
     if state in (State.failed, State.quarantined):
         return target.wanted[name].instance.problem is None and not is_outdated(
-            target.wanted[name], facts.instances[name])
+            target.wanted[name], facts.instances[name]
+        )
     return state in COMING or state is State.ready
 
 
@@ -119,6 +146,9 @@ def _may_join(wanted: Wanted, facts: Facts, verdicts: Mapping[str, Verdict]) -> 
 def _member(wanted: Wanted, facts: InstanceFacts, routed: nginx.Member | None) -> nginx.Member:
     invocation = facts.unit.invocation_id if facts.unit is not None else ""
     return nginx.Member(
-        instance=wanted.instance.id, port=wanted.instance.port, weight=wanted.instance.weight,
-        max_conns=wanted.max_conns, invocation=invocation or (routed.invocation if routed is not None else ""),
+        instance=wanted.instance.id,
+        port=wanted.instance.port,
+        weight=wanted.instance.weight,
+        max_conns=wanted.max_conns,
+        invocation=invocation or (routed.invocation if routed is not None else ""),
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the administrator asked for: the configuration as frozen values, and every rule that one file must keep."""
+"""What the administrator asked for: the configuration as frozen values, and the rules it must keep."""
 
 import re
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ class Smt(StrEnum):
 
 
 class Memory(StrEnum):
-    """How firmly an instance's memory is kept on its node; the names are those of NUMAPolicy=, systemd.exec(5)."""
+    """How firmly an instance's memory is kept on its node; names as in NUMAPolicy=, systemd.exec(5)."""
 
     bind = "bind"
     preferred = "preferred"
@@ -57,7 +57,9 @@ def _cpu_list_rule(text: str) -> str | None:
 
 
 def _listen_rule(text: str) -> str | None:
-    match = re.fullmatch(r"(?:(?P<v4>\d{1,3}(?:\.\d{1,3}){3}):|\[(?P<v6>[0-9A-Fa-f:.]+)\]:)?(?P<port>\d{1,5})", text)
+    match = re.fullmatch(
+        r"(?:(?P<v4>\d{1,3}(?:\.\d{1,3}){3}):|\[(?P<v6>[0-9A-Fa-f:.]+)\]:)?(?P<port>\d{1,5})", text
+    )
     if match is None:
         return f"must be a port or ADDRESS:PORT with a literal address, not {text!r}"
     if not 1 <= int(match["port"]) <= 65535:
@@ -72,20 +74,35 @@ class Graph:
     """Options of the engine's LLM graph (LLMCalculatorOptions); what is not given is left to the engine."""
 
     cache_size: int | None = key(
-        None, minimum=0, maximum=65536, example="40",
-        doc="KV cache of one instance in GB; 0 grows on demand and can exhaust the node's memory.")
+        None,
+        minimum=0,
+        maximum=65536,
+        example="40",
+        doc="KV cache of one instance in GB; 0 grows on demand and can exhaust the node's memory.",
+    )
     max_num_seqs: int | None = key(
-        None, minimum=1, maximum=9999, example="256",
-        doc="Sequences that one instance works on at once; also sizes its REST workers.")
+        None,
+        minimum=1,
+        maximum=9999,
+        example="256",
+        doc="Sequences that one instance works on at once; also sizes its REST workers.",
+    )
     max_num_batched_tokens: int | None = key(
-        None, minimum=1, maximum=1048576, example="256", doc="Tokens processed in one step of the engine.")
+        None, minimum=1, maximum=1048576, example="256", doc="Tokens processed in one step of the engine."
+    )
     dynamic_split_fuse: bool | None = key(
-        None, example="true", doc="Whether prompts are split over several steps.")
+        None, example="true", doc="Whether prompts are split over several steps."
+    )
     enable_prefix_caching: bool | None = key(
-        None, example="true", doc="Whether equal beginnings of prompts are computed once.")
+        None, example="true", doc="Whether equal beginnings of prompts are computed once."
+    )
     kv_cache_precision: str | None = key(
-        None, pattern=r"[a-z0-9]+", rule="must be an OpenVINO element type", example='"u8"',
-        doc="Element type of the KV cache, an OpenVINO property.")
+        None,
+        pattern=r"[a-z0-9]+",
+        rule="must be an OpenVINO element type",
+        example='"u8"',
+        doc="Element type of the KV cache, an OpenVINO property.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,47 +110,100 @@ class Ovms:
     """What is passed to the engine beside what the placement calls for."""
 
     flags: tuple[str, ...] = key(
-        (), example='["--log_level", "DEBUG"]', doc="Further command-line arguments of ovms, one string each.")
+        (),
+        example='["--log_level", "DEBUG"]',
+        doc="Further command-line arguments of ovms, one string each.",
+    )
     environment: Mapping[str, str] = key(
-        dict, example='{ HF_TOKEN = "..." }', doc="Further environment variables of the instances.")
+        dict, example='{ HF_TOKEN = "..." }', doc="Further environment variables of the instances."
+    )
     rest_workers: int | None = key(
-        None, minimum=2, maximum=10000, example="257",
-        doc="REST worker threads of one instance; by default graph.max_num_seqs + 1, as one of them is never free.")
+        None,
+        minimum=2,
+        maximum=10000,
+        example="257",
+        doc="REST worker threads of one instance; by default graph.max_num_seqs + 1, as one is never free.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
     """One model, and the instances that serve it."""
 
-    name: str = key(pattern=NAME, rule=NAME_RULE, example='"chat"',
-                    doc="Name of the pool; instances are named after it.")
+    name: str = key(
+        pattern=NAME, rule=NAME_RULE, example='"chat"', doc="Name of the pool; instances are named after it."
+    )
     model_name: str | None = key(
-        None, pattern=r"[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,254}", rule="must be a model name such as org/model",
-        example='"meta-llama/Meta-Llama-3-8B-Instruct"', doc="Name that clients put in the field model.")
-    model_path: str | None = key(None, pattern=ABSOLUTE, rule=ABSOLUTE_RULE, example='"/srv/models/llama"',
-                                 doc="Directory of the model in OpenVINO format.")
+        None,
+        pattern=r"[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,254}",
+        rule="must be a model name such as org/model",
+        example='"meta-llama/Meta-Llama-3-8B-Instruct"',
+        doc="Name that clients put in the field model.",
+    )
+    model_path: str | None = key(
+        None,
+        pattern=ABSOLUTE,
+        rule=ABSOLUTE_RULE,
+        example='"/srv/models/llama"',
+        doc="Directory of the model in OpenVINO format.",
+    )
     config_path: str | None = key(
-        None, pattern=ABSOLUTE, rule=ABSOLUTE_RULE, example='"/srv/models/config.json"',
-        doc="An OVMS config.json with several models, in place of model_name and model_path.")
-    placement: Placement = key(Placement.numa, example='"numa"',
-                               doc="numa: one instance per NUMA node; whole: one unbound instance.")
-    listen: str = key("8000", check=_listen_rule, example='"127.0.0.1:8000"',
-                      doc="Port, or ADDRESS:PORT, where clients connect; pools may share it.")
-    nodes: str | None = key(None, check=_cpu_list_rule, example='"0-2"',
-                            doc="NUMA nodes to use, in the kernel's list form; all by default.")
-    smt: Smt = key(Smt.all, example='"physical"',
-                   doc="all: both hardware threads of each core; physical: the first of each core only.")
-    instances_per_node: int = key(1, minimum=1, maximum=64, example="1",
-                                  doc="Instances that share a node, each with cores of its own.")
-    reserve_cpus: str = key("", check=_cpu_list_rule, example='"0,96"',
-                            doc="CPUs that no instance of this pool uses, in the kernel's list form.")
-    memory: Memory = key(Memory.bind, example='"preferred"',
-                         doc="bind: memory from the instance's node only; preferred: from there first.")
-    weight: int | None = key(None, minimum=1, maximum=10000, example="32",
-                             doc="Share of requests of each instance; by default its number of physical cores.")
+        None,
+        pattern=ABSOLUTE,
+        rule=ABSOLUTE_RULE,
+        example='"/srv/models/config.json"',
+        doc="An OVMS config.json with several models, in place of model_name and model_path.",
+    )
+    placement: Placement = key(
+        Placement.numa,
+        example='"numa"',
+        doc="numa: one instance per NUMA node; whole: one unbound instance.",
+    )
+    listen: str = key(
+        "8000",
+        check=_listen_rule,
+        example='"127.0.0.1:8000"',
+        doc="Port, or ADDRESS:PORT, where clients connect; pools may share it.",
+    )
+    nodes: str | None = key(
+        None,
+        check=_cpu_list_rule,
+        example='"0-2"',
+        doc="NUMA nodes to use, in the kernel's list form; all by default.",
+    )
+    smt: Smt = key(
+        Smt.all,
+        example='"physical"',
+        doc="all: both hardware threads of each core; physical: the first of each core only.",
+    )
+    instances_per_node: int = key(
+        1, minimum=1, maximum=64, example="1", doc="Instances that share a node, each with cores of its own."
+    )
+    reserve_cpus: str = key(
+        "",
+        check=_cpu_list_rule,
+        example='"0,96"',
+        doc="CPUs that no instance of this pool uses, in the kernel's list form.",
+    )
+    memory: Memory = key(
+        Memory.bind,
+        example='"preferred"',
+        doc="bind: memory from the instance's node only; preferred: from there first.",
+    )
+    weight: int | None = key(
+        None,
+        minimum=1,
+        maximum=10000,
+        example="32",
+        doc="Share of requests of each instance; by default its number of physical cores.",
+    )
     waiting_room: int = key(
-        1024, minimum=0, maximum=100000, example="1024",
-        doc="Requests that may wait at one instance beyond those it works on before a client gets 503.")
+        1024,
+        minimum=0,
+        maximum=100000,
+        example="1024",
+        doc="Requests that may wait at one instance beyond those it works on before a client gets 503.",
+    )
     graph: Graph = key(Graph, example="{ cache_size = 40 }", doc="Options of the engine's LLM graph.")
     ovms: Ovms = key(Ovms, example="{ flags = [] }", doc="Further arguments and environment of the engine.")
 
@@ -142,33 +212,73 @@ class Pool:
 class Engine:
     """Where OpenVINO Model Server is installed."""
 
-    binary: str = key("/opt/ovms/bin/ovms", pattern=ABSOLUTE, rule=ABSOLUTE_RULE, example='"/opt/ovms/bin/ovms"',
-                      doc="The ovms program.")
+    binary: str = key(
+        "/opt/ovms/bin/ovms",
+        pattern=ABSOLUTE,
+        rule=ABSOLUTE_RULE,
+        example='"/opt/ovms/bin/ovms"',
+        doc="The ovms program.",
+    )
     library_path: str | None = key(
-        None, pattern=ABSOLUTE, rule=ABSOLUTE_RULE, example='"/opt/ovms/lib"',
-        doc="LD_LIBRARY_PATH of the instances; by default ../lib beside the directory of binary.")
+        None,
+        pattern=ABSOLUTE,
+        rule=ABSOLUTE_RULE,
+        example='"/opt/ovms/lib"',
+        doc="LD_LIBRARY_PATH of the instances; by default ../lib beside the directory of binary.",
+    )
     python_path: str | None = key(
-        None, pattern=ABSOLUTE, rule=ABSOLUTE_RULE, example='"/opt/ovms/lib/python"',
-        doc="PYTHONPATH of the instances; by default the directory python below library_path.")
-    first_port: int = key(8003, minimum=1024, maximum=65000, example="8003",
-                          doc="Lowest port on 127.0.0.1 that is given to an instance.")
+        None,
+        pattern=ABSOLUTE,
+        rule=ABSOLUTE_RULE,
+        example='"/opt/ovms/lib/python"',
+        doc="PYTHONPATH of the instances; by default the directory python below library_path.",
+    )
+    first_port: int = key(
+        8003,
+        minimum=1024,
+        maximum=65000,
+        example="8003",
+        doc="Lowest port on 127.0.0.1 that is given to an instance.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proxy:
     """How clients are received and spread."""
 
-    mode: ProxyMode = key(ProxyMode.http, example='"http"',
-                          doc="http: balance each request; stream: balance each connection, as the OVMS guide does.")
-    read_timeout_sec: int = key(1800, minimum=1, maximum=86400, example="1800",
-                                doc="Seconds that may pass between two pieces of an answer, the first one included.")
+    mode: ProxyMode = key(
+        ProxyMode.http,
+        example='"http"',
+        doc="http: balance each request; stream: balance each connection, as the OVMS guide does.",
+    )
+    read_timeout_sec: int = key(
+        1800,
+        minimum=1,
+        maximum=86400,
+        example="1800",
+        doc="Seconds that may pass between two pieces of an answer, the first one included.",
+    )
     shutdown_timeout_sec: int = key(
-        3600, minimum=1, maximum=604800, example="3600",
-        doc="Seconds that an answer may go on after a change of the proxy's configuration before it is cut.")
-    retry_after_sec: int = key(5, minimum=1, maximum=3600, example="5",
-                               doc="Retry-After, in seconds, of the 503 that a client gets when no instance has room.")
-    client_max_body_bytes: int = key(268435456, minimum=1024, maximum=1073741824, example="268435456",
-                                     doc="Largest request in bytes; images travel in requests.")
+        3600,
+        minimum=1,
+        maximum=604800,
+        example="3600",
+        doc="Seconds that an answer may go on after a change of the proxy's configuration before it is cut.",
+    )
+    retry_after_sec: int = key(
+        5,
+        minimum=1,
+        maximum=3600,
+        example="5",
+        doc="Retry-After, in seconds, of the 503 that a client gets when no instance has room.",
+    )
+    client_max_body_bytes: int = key(
+        268435456,
+        minimum=1024,
+        maximum=1073741824,
+        example="268435456",
+        doc="Largest request in bytes; images travel in requests.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,10 +286,20 @@ class HealthRules:
     """When an instance is believed to serve, and when no longer."""
 
     interval_sec: float = key(1.0, minimum=0.1, maximum=60, example="1.0", doc="Seconds between two probes.")
-    timeout_sec: float = key(5.0, minimum=0.1, maximum=60, example="5.0",
-                             doc="Seconds after which a probe without an answer has failed.")
-    failures: int = key(3, minimum=1, maximum=100, example="3",
-                        doc="Failed probes in a row before an instance that served is taken out of rotation.")
+    timeout_sec: float = key(
+        5.0,
+        minimum=0.1,
+        maximum=60,
+        example="5.0",
+        doc="Seconds after which a probe without an answer has failed.",
+    )
+    failures: int = key(
+        3,
+        minimum=1,
+        maximum=100,
+        example="3",
+        doc="Failed probes in a row before an instance that served is taken out of rotation.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,23 +335,33 @@ def schema() -> dict[str, object]:
 def _check_pool(pool: Pool, here: str, reader: Reader) -> None:
     single = [name for name in ("model_name", "model_path") if getattr(pool, name) is not None]
     if pool.config_path is not None and single:
-        reader.problem(f"{here}.config_path", f"excludes {' and '.join(single)}, and both are given",
-                       "config_path is for several models in one OVMS config.json")
+        reader.problem(
+            f"{here}.config_path",
+            f"excludes {' and '.join(single)}, and both are given",
+            "config_path is for several models in one OVMS config.json",
+        )
     elif pool.config_path is None and len(single) < 2:
         missing = "model_path" if "model_name" in single else "model_name"
-        reader.problem(f"{here}.{missing}", "is required and missing",
-                       "give model_name and model_path, or config_path")
+        reader.problem(
+            f"{here}.{missing}", "is required and missing", "give model_name and model_path, or config_path"
+        )
     if pool.config_path is not None and pool.graph != Graph():
-        reader.problem(f"{here}.graph", "has no effect with config_path",
-                       "set these options in the graph.pbtxt of each model of that config.json")
+        reader.problem(
+            f"{here}.graph",
+            "has no effect with config_path",
+            "set these options in the graph.pbtxt of each model of that config.json",
+        )
     if pool.placement is Placement.whole:
         for name, default in (("nodes", None), ("instances_per_node", 1), ("reserve_cpus", "")):
             if getattr(pool, name) != default:
                 reader.problem(f"{here}.{name}", 'has no effect with placement = "whole"', "remove it")
     for name in pool.ovms.environment:
         if VARIABLE.fullmatch(name) is None:
-            reader.problem(f"{here}.ovms.environment", f"has a variable named {name!r}, which systemd refuses",
-                           "names are letters, digits and '_', not starting with a digit")
+            reader.problem(
+                f"{here}.ovms.environment",
+                f"has a variable named {name!r}, which systemd refuses",
+                "names are letters, digits and '_', not starting with a digit",
+            )
     for flag in pool.ovms.flags:
         option = flag.split("=", 1)[0]
         if option in _OWN_FLAGS:
@@ -242,8 +372,11 @@ def _check_names(pools: tuple[Pool, ...], reader: Reader) -> None:
     first: dict[str, int] = {}
     for index, pool in enumerate(pools):
         if pool.name in first:
-            reader.problem(f"pool[{index}].name", f"{pool.name!r} is the name of pool[{first[pool.name]}] already",
-                           "every pool needs a name of its own")
+            reader.problem(
+                f"pool[{index}].name",
+                f"{pool.name!r} is the name of pool[{first[pool.name]}] already",
+                "every pool needs a name of its own",
+            )
         first.setdefault(pool.name, index)
 
 

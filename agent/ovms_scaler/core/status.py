@@ -34,8 +34,16 @@ def instance_document(instance: Instance) -> Document:
     }  # fmt: skip
 
 
-def status_document(target: Target | None, facts: Facts, plan: Plan | None, since: Mapping[str, Since], *,
-                    config_file: str, config_error: str, problems: tuple[str, ...]) -> Document:
+def status_document(
+    target: Target | None,
+    facts: Facts,
+    plan: Plan | None,
+    since: Mapping[str, Since],
+    *,
+    config_file: str,
+    config_error: str,
+    problems: tuple[str, ...],
+) -> Document:
     """What ``ovms-scalerctl status --json`` prints; ``problems`` are what hinders the agent itself."""
     instances = _instances(target, facts, plan, since) if plan is not None else []
     proxy = facts.proxy
@@ -45,7 +53,9 @@ def status_document(target: Target | None, facts: Facts, plan: Plan | None, sinc
             "generation": proxy.generation,
             "state": proxy.unit.active_state if proxy.unit is not None else None,
             "error": proxy.error,
-            "listen": sorted({listen for front in target.fronts for listen in front.listen}) if target else [],
+            "listen": sorted({listen for front in target.fronts for listen in front.listen})
+            if target
+            else [],
         },
         "config": {"file": config_file, "error": config_error},
         "warnings": list(target.warnings) if target is not None else [],
@@ -53,29 +63,33 @@ def status_document(target: Target | None, facts: Facts, plan: Plan | None, sinc
     }
 
 
-def _instances(target: Target | None, facts: Facts, plan: Plan, since: Mapping[str, Since]) -> list[Document]:
+def _instances(
+    target: Target | None, facts: Facts, plan: Plan, since: Mapping[str, Since]
+) -> list[Document]:
     wanted = target.wanted if target is not None else {}
-    documents = []
+    documents: list[Document] = []
     for name, verdict in plan.verdicts.items():
         own = facts.instances.get(name)
         unit = own.unit if own is not None else None
         instance = wanted[name].instance if name in wanted else None
-        documents.append({
-            "id": name,
-            "state": verdict.state.value,
-            "reason": verdict.reason,
-            "hint": verdict.hint,
-            "since": since[name].since if name in since else None,
-            "port": instance.port if instance is not None else None,
-            "in_rotation": name in plan.in_rotation,
-            "unit": unit_name(name),
-            "pool": instance.pool if instance is not None else None,
-            "device": instance.device if instance is not None else None,
-            "node": instance.node if instance is not None else None,
-            "cpus": format_cpu_list(instance.cpus) if instance is not None else "",
-            "memory_nodes": format_cpu_list(instance.memory_nodes) if instance is not None else "",
-            "weight": instance.weight if instance is not None else None,
-            "pid": unit.main_pid or None if unit is not None else None,
-            "restarts": unit.restarts if unit is not None else 0,
-        })
+        documents.append(
+            {
+                "id": name,
+                "state": verdict.state.value,
+                "reason": verdict.reason,
+                "hint": verdict.hint,
+                "since": since[name].since if name in since else None,
+                "port": instance.port if instance is not None else None,
+                "in_rotation": name in plan.in_rotation,
+                "unit": unit_name(name),
+                "pool": instance.pool if instance is not None else None,
+                "device": instance.device if instance is not None else None,
+                "node": instance.node if instance is not None else None,
+                "cpus": format_cpu_list(instance.cpus) if instance is not None else "",
+                "memory_nodes": format_cpu_list(instance.memory_nodes) if instance is not None else "",
+                "weight": instance.weight if instance is not None else None,
+                "pid": unit.main_pid or None if unit is not None else None,
+                "restarts": unit.restarts if unit is not None else 0,
+            }
+        )
     return documents

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configuration tables as data: one description of a key drives its parsing, its schema and its documentation."""
+"""Configuration tables as data: one description of a key drives parsing, schema and manual."""
 
 import dataclasses
 import difflib
@@ -22,8 +22,9 @@ _SCHEMA_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"
 class Key:
     """What the type of a configuration key does not say.
 
-    ``doc`` is the sentence for the manual, with units; ``pattern`` a regular expression that the whole string
-    must match and ``rule`` how to say so ("must be ..."); ``check`` returns a rule that the value breaks.
+    ``doc`` is the sentence for the manual, with units; ``pattern`` a regular expression that the whole
+    string must match and ``rule`` how to say so ("must be ..."); ``check`` returns a rule that the
+    value breaks.
     """
 
     doc: str
@@ -47,7 +48,7 @@ def key(default: object = dataclasses.MISSING, **facts: Any) -> Any:
 
 
 class Reader:
-    """Reads tables of one file (or of the merged whole) and collects every problem instead of stopping at one."""
+    """Reads tables and collects every problem instead of stopping at the first."""
 
     def __init__(self, origin: Callable[[str], str]) -> None:
         """``origin`` tells which file a key path stands in."""
@@ -58,7 +59,7 @@ class Reader:
         self.problems.append(Problem(file=self._origin(path), key=path, rule=rule, hint=hint))
 
     def read_table(self, cls: Callable[..., T], table: object, path: str) -> T | None:
-        """The dataclass ``cls`` from a TOML table, or None when something in it is wrong (see ``problems``)."""
+        """The dataclass ``cls`` from a TOML table, or None when something in it is wrong."""
         if not isinstance(table, Mapping):
             self.problem(path, f"must be a table, not {table!r}")
             return None
@@ -76,7 +77,9 @@ class Reader:
             required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
             if required and name not in table:
                 here = f"{path}.{name}" if path else name
-                self.problem(here, "is required and missing", f"for example {name} = {field.metadata['key'].example}")
+                self.problem(
+                    here, "is required and missing", f"for example {name} = {field.metadata['key'].example}"
+                )
         return cls(**found) if len(self.problems) == before else None
 
     def _unknown(self, here: str, name: str, known: Iterable[str]) -> None:
@@ -124,8 +127,11 @@ class Reader:
         choices = [choice.value for choice in kind]
         if not isinstance(value, str) or value not in choices:
             close = difflib.get_close_matches(str(value), choices, n=1)
-            self.problem(here, f"must be one of {', '.join(map(repr, choices))}, not {value!r}",
-                         f'did you mean "{close[0]}"?' if close else None)
+            self.problem(
+                here,
+                f"must be one of {', '.join(map(repr, choices))}, not {value!r}",
+                f'did you mean "{close[0]}"?' if close else None,
+            )
             return None
         return kind(value)
 
@@ -164,8 +170,11 @@ def render_schema(cls: type, title: str) -> dict[str, object]:
 def _table_schema(cls: Any) -> dict[str, object]:
     hints = typing.get_type_hints(cls)
     fields = _fields(cls)
-    required = [f.name for f in fields
-                if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    required = [
+        f.name
+        for f in fields
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
     properties = {f.name: _key_schema(hints[f.name], f.metadata["key"], f.default) for f in fields}
     schema: dict[str, object] = {"type": "object", "additionalProperties": False, "properties": properties}
     return schema | ({"required": required} if required else {})

@@ -22,8 +22,8 @@ PROXY_DIRECTORY = "/run/ovms-scaler-proxy"
 class Wanted:
     """One instance as it should be.
 
-    ``files`` are all it needs on disk before it starts, by absolute path. ``expected`` are the model names that
-    must be AVAILABLE; ``warm`` the ones to generate with.
+    ``files`` are all it needs on disk before it starts, by absolute path. ``expected`` are the model
+    names that must be AVAILABLE; ``warm`` the ones to generate with.
     """
 
     instance: Instance
@@ -54,8 +54,9 @@ class Target:
         return tuple(name for name, wanted in self.wanted.items() if wanted.upstream == upstream)
 
 
-def resolve(spec: Spec, topology: Topology, models: Mapping[str, ModelFacts],
-            port_book: Mapping[str, int]) -> Target:
+def resolve(
+    spec: Spec, topology: Topology, models: Mapping[str, ModelFacts], port_book: Mapping[str, int]
+) -> Target:
     """The target. ``models`` holds what is known of each pool's model, by pool name.
 
     Raises ConfigError when the parts of the configuration contradict each other or the machine.
@@ -72,14 +73,23 @@ def resolve(spec: Spec, topology: Topology, models: Mapping[str, ModelFacts],
     sharing = Counter(one.memory_nodes for one in layout.instances)
     for instance in layout.instances:
         pool, model = pools[instance.pool], models[instance.pool]
-        placed = _judge(replace(instance, weight=weights[instance.id]), pool, model, topology,
-                        sharing[instance.memory_nodes], warnings)
+        placed = _judge(
+            replace(instance, weight=weights[instance.id]),
+            pool,
+            model,
+            topology,
+            sharing[instance.memory_nodes],
+            warnings,
+        )
         wanted[instance.id] = _want(placed, pool, spec, model, upstreams[pool.name])
     slots = sum(one.max_conns for one in wanted.values())
     return Target(
-        wanted=wanted, fronts=_fronts(spec, upstreams, layout.instances),
+        wanted=wanted,
+        fronts=_fronts(spec, upstreams, layout.instances),
         proxy=_proxy_settings(spec.proxy, topology, slots),
-        port_book=layout.port_book, health=spec.health, warnings=tuple(dict.fromkeys(warnings)),
+        port_book=layout.port_book,
+        health=spec.health,
+        warnings=tuple(dict.fromkeys(warnings)),
     )
 
 
@@ -88,14 +98,17 @@ def render_proxy_files(target: Target, members: Mapping[str, tuple[nginx.Member,
     return nginx.render_proxy(target.proxy, target.fronts, members)
 
 
-def _judge(instance: Instance, pool: Pool, model: ModelFacts, topology: Topology, sharing: int,
-           warnings: list[str]) -> Instance:
+def _judge(
+    instance: Instance, pool: Pool, model: ModelFacts, topology: Topology, sharing: int, warnings: list[str]
+) -> Instance:
     """The instance with what forbids to start it, if anything does."""
     if model.problem is not None:
         return replace(instance, problem=model.problem, hint=model.hint)
     if (conflict := graph_device_conflict(model, instance.device)) is not None:
         fact, hint = conflict
-        return replace(instance, problem=f"cannot place pool {pool.name!r} on {instance.device}: {fact}", hint=hint)
+        return replace(
+            instance, problem=f"cannot place pool {pool.name!r} on {instance.device}: {fact}", hint=hint
+        )
     verdict = fit.judge(instance, pool, model, topology, sharing=sharing)
     if verdict is None:
         return instance
@@ -114,13 +127,19 @@ def _want(instance: Instance, pool: Pool, spec: Spec, model: ModelFacts, upstrea
     try:
         own_graph = engine.render_own_graph(instance, pool, model)
     except InputError as error:
-        instance = replace(instance, problem=instance.problem or error.message, hint=instance.hint or error.hint)
+        instance = replace(
+            instance, problem=instance.problem or error.message, hint=instance.hint or error.hint
+        )
     command = engine.render_command(instance, pool, spec.engine, model)
     drop_in = render_drop_in(instance, command, model=_served(pool))
     expected = engine.expected_names(pool, model)
     return Wanted(
-        instance=instance, upstream=upstream, files={**own_graph, drop_in_path(instance.id): drop_in},
-        expected=expected, warm=expected if model.generates else (), max_conns=engine.room(pool),
+        instance=instance,
+        upstream=upstream,
+        files={**own_graph, drop_in_path(instance.id): drop_in},
+        expected=expected,
+        warm=expected if model.generates else (),
+        max_conns=engine.room(pool),
         argv=command.argv,
     )
 
@@ -136,7 +155,9 @@ def _upstreams(spec: Spec) -> dict[str, str]:
     return {pool.name: first.setdefault((pool.listen, _served(pool)), pool.name) for pool in spec.pool}
 
 
-def _fronts(spec: Spec, upstreams: Mapping[str, str], instances: tuple[Instance, ...]) -> tuple[nginx.Front, ...]:
+def _fronts(
+    spec: Spec, upstreams: Mapping[str, str], instances: tuple[Instance, ...]
+) -> tuple[nginx.Front, ...]:
     by_listen: dict[str, list[Pool]] = {}
     for pool in spec.pool:
         by_listen.setdefault(pool.listen, []).append(pool)
@@ -144,13 +165,22 @@ def _fronts(spec: Spec, upstreams: Mapping[str, str], instances: tuple[Instance,
     fronts = []
     for listen, pools in by_listen.items():
         heads = [pool for pool in pools if upstreams[pool.name] == pool.name]
-        fronts.append(nginx.Front(listen=(listen,), upstreams=tuple(
-            nginx.Upstream(
-                name=head.name, title=_served(head), prefix="" if len(heads) == 1 else head.name,
-                members_all=tuple((one.id, one.port) for one in instances if upstreams[one.pool] == head.name),
+        fronts.append(
+            nginx.Front(
+                listen=(listen,),
+                upstreams=tuple(
+                    nginx.Upstream(
+                        name=head.name,
+                        title=_served(head),
+                        prefix="" if len(heads) == 1 else head.name,
+                        members_all=tuple(
+                            (one.id, one.port) for one in instances if upstreams[one.pool] == head.name
+                        ),
+                    )
+                    for head in heads
+                ),
             )
-            for head in heads
-        )))
+        )
     return tuple(fronts)
 
 
@@ -161,16 +191,24 @@ def _check_listen(spec: Spec) -> None:
         if not _collide(one.listen, pool.listen):
             continue
         if one.listen != pool.listen:
-            problems.append(Problem(
-                file="", key=f"pool[{index}].listen",
-                rule=f"must not overlap with {one.listen!r} of pool {one.name!r}, as {pool.listen!r} does",
-                hint="write both alike to share it, or use another port"))
+            problems.append(
+                Problem(
+                    file="",
+                    key=f"pool[{index}].listen",
+                    rule=f"must not overlap with {one.listen!r} of pool {one.name!r}, unlike {pool.listen!r}",
+                    hint="write both alike to share it, or use another port",
+                )
+            )
         elif spec.proxy.mode is ProxyMode.stream and _served(one) != _served(pool):
-            problems.append(Problem(
-                file="", key=f"pool[{index}].listen",
-                rule=f"must not be shared by different models with proxy.mode = \"stream\": {pool.listen!r} is "
-                     f"that of pool {one.name!r} too",
-                hint="give the pool a port of its own, or use mode = \"http\""))
+            problems.append(
+                Problem(
+                    file="",
+                    key=f"pool[{index}].listen",
+                    rule=f'must not be shared by different models in mode "stream": {pool.listen!r} is '
+                    f"that of pool {one.name!r} too",
+                    hint='give the pool a port of its own, or use mode = "http"',
+                )
+            )
     if problems:
         raise ConfigError(problems)
 
@@ -188,9 +226,13 @@ def _proxy_settings(proxy: Proxy, topology: Topology, slots: int) -> nginx.Proxy
     memory = sum(node.memory_bytes or 0 for node in topology.nodes)
     size = nginx.size_proxy(cpu_count=len(topology.allowed), memory_bytes=memory, slots=slots)
     return nginx.ProxySettings(
-        worker_processes=size.worker_processes, worker_connections=size.worker_connections,
-        open_files=size.open_files, mode=nginx.ProxyMode(proxy.mode.value),
-        read_timeout_sec=proxy.read_timeout_sec, shutdown_timeout_sec=proxy.shutdown_timeout_sec,
-        retry_after_sec=proxy.retry_after_sec, client_max_body_bytes=proxy.client_max_body_bytes,
+        worker_processes=size.worker_processes,
+        worker_connections=size.worker_connections,
+        open_files=size.open_files,
+        mode=nginx.ProxyMode(proxy.mode.value),
+        read_timeout_sec=proxy.read_timeout_sec,
+        shutdown_timeout_sec=proxy.shutdown_timeout_sec,
+        retry_after_sec=proxy.retry_after_sec,
+        client_max_body_bytes=proxy.client_max_body_bytes,
         directory=PROXY_DIRECTORY,
     )

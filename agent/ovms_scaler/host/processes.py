@@ -17,7 +17,7 @@ LOOPBACK = f"{struct.unpack('=I', socket.inet_aton('127.0.0.1'))[0]:08X}"
 
 
 def read_process(pid: int, root: Path = Path("/")) -> ProcessFacts | None:
-    """Affinity and memory nodes of a process from /proc/PID/status (proc_pid_status(5)); None when it is gone."""
+    """Affinity and memory nodes of a process from proc_pid_status(5); None when it is gone."""
     try:
         text = (root / "proc" / str(pid) / "status").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -35,7 +35,9 @@ def read_process(pid: int, root: Path = Path("/")) -> ProcessFacts | None:
         raise HostError(f"cannot understand /proc/{pid}/status: {error}") from error
 
 
-def read_connections(ports: Iterable[int], root: Path = Path("/"), *, uid: int | None = None) -> dict[int, int]:
+def read_connections(
+    ports: Iterable[int], root: Path = Path("/"), *, uid: int | None = None
+) -> dict[int, int]:
     """Connections to 127.0.0.1:port, established or about to be, as proc_net(5)'s tcp table has them.
 
     Counted on the clients' side, where the owner is known: with ``uid`` only sockets of that user count, so
@@ -48,8 +50,12 @@ def read_connections(ports: Iterable[int], root: Path = Path("/"), *, uid: int |
             next(table, None)
             for line in table:
                 columns = line.split(maxsplit=8)
-                if len(columns) > 7 and columns[2] in wanted and columns[3] in CONNECTED and (
-                        uid is None or columns[7] == str(uid)):
+                if (
+                    len(columns) > 7
+                    and columns[2] in wanted
+                    and columns[3] in CONNECTED
+                    and (uid is None or columns[7] == str(uid))
+                ):
                     found[wanted[columns[2]]] += 1
     except OSError as error:
         raise HostError(f"cannot read /proc/net/tcp: {error.strerror}") from error

@@ -24,7 +24,7 @@ class Store:
         self._root = root
 
     def read_port_book(self) -> dict[str, int]:
-        """Instance id -> port. Raises HostError for a book that cannot be trusted: a port must never move."""
+        """Instance id -> port. Raises HostError for a book that cannot be trusted."""
         path = files.below(self._root, f"{STATE}/ports.json")
         text = files.read_text(path)
         if text is None:
@@ -34,7 +34,8 @@ class Store:
         except ValueError as error:
             raise _corrupt(path, str(error)) from error
         if not isinstance(book, dict) or not all(
-                type(port) is int and 0 < port < 65536 for port in book.values()):
+            type(port) is int and 0 < port < 65536 for port in book.values()
+        ):
             raise _corrupt(path, "it must map instance ids to ports")
         if len(set(book.values())) != len(book):
             raise _corrupt(path, "two instances have the same port")
@@ -46,7 +47,7 @@ class Store:
         files.write_text(files.below(self._root, f"{STATE}/ports.json"), text, durable=True)
 
     def read_accepted(self) -> Any:
-        """The configuration that was accepted last in this boot, as JSON; None for none or an unreadable one."""
+        """The configuration accepted last in this boot, as JSON; None for none or an unreadable one."""
         text = files.read_text(files.below(self._root, f"{RUN}/accepted.json"))
         try:
             return None if text is None else json.loads(text)
@@ -55,7 +56,9 @@ class Store:
 
     def write_accepted(self, document: object) -> None:
         """Raises HostError."""
-        files.write_text(files.below(self._root, f"{RUN}/accepted.json"), json.dumps(document, sort_keys=True))
+        files.write_text(
+            files.below(self._root, f"{RUN}/accepted.json"), json.dumps(document, sort_keys=True)
+        )
 
     def read_started(self) -> frozenset[str]:
         """Units that were seen running since the last boot and that the agent did not stop."""
@@ -72,7 +75,7 @@ class Store:
         files.write_text(files.below(self._root, f"{RUN}/started/{unit}"), "")
 
     def forget_started(self, unit: str) -> None:
-        """To be called before the agent stops a unit, so that the stop is not taken for the administrator's."""
+        """To be called before the agent stops a unit: the stop is not the administrator's."""
         files.below(self._root, f"{RUN}/started/{unit}").unlink(missing_ok=True)
 
     def list_instances(self) -> frozenset[str]:
@@ -84,7 +87,9 @@ class Store:
             return frozenset()
         except OSError as error:
             raise HostError(f"cannot read {directory}: {error.strerror}") from error
-        return frozenset(match["instance"] for name in names if (match := _DROP_IN_DIRECTORY.fullmatch(name)))
+        return frozenset(
+            match["instance"] for name in names if (match := _DROP_IN_DIRECTORY.fullmatch(name))
+        )
 
     def read_files(self, paths: Iterable[str]) -> dict[str, str]:
         """The files that exist, by absolute path. Raises HostError."""

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop: observe, plan, apply, and again when something happened or some time has passed."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from ovms_scaler import config as configuration
+from ovms_scaler.core.facts import Facts
+from ovms_scaler.core.lifecycle import State
+from ovms_scaler.core.plan import Plan, plan
+from ovms_scaler.core.status import Document, Since, status_document
+from ovms_scaler.core.target import Target
+from ovms_scaler.daemon.apply import Applier
+from ovms_scaler.daemon.observe import Observer
+from ovms_scaler.errors import HostError, ScalerError
+from ovms_scaler.host.store import Store
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+# What no event tells (a file changed by hand, a model that appeared) is noticed within this time.
+PASS_INTERVAL_SEC = 10.0
+BAD = frozenset({State.failed, State.quarantined, State.ejected, State.suspect})
+
+
+class Agent:
+    """Holds the target and brings the host to it, pass after pass."""
+
+    def __init__(
+        self,
+        *,
+        config_file: Path,
+        resolve: Callable[[configuration.Config, dict[str, int]], Target],
+        store: Store,
+        observer: Observer,
+        applier: Applier,
+        notify: Callable[..., None],
+    ) -> None:
+        """``resolve`` makes a target of a configuration; ``notify`` is sd_notify(3) by keyword."""
+        self._config_file = config_file
+        self._resolve = resolve
+        self._store = store
+        self._observer = observer
+        self._applier = applier
+        self._notify = notify
+        self._config: configuration.Config | None = None
+        self._config_error = ""
+        self._store_error = ""
+        self._target: Target | None = None
+        self._facts = Facts()
+        self._plan: Plan | None = None
+        self._since: dict[str, Since] = {}
+        self._allow_outage = False
+        self._wake = asyncio.Event()
+
+    def wake(self, _unit: str = "") -> None:
+        """Have the next pass begin at once, or right after the one under way."""
+        self._wake.set()
+
+    def load(self) -> None:
+        """Take the configuration; a bad one leaves the last accepted in this boot in force, if any."""
+        try:
+            self._accept(configuration.read_config(self._config_file))
+            return
+        except ScalerError as error:
+            self._config_error = str(error)
+            log.error("configuration not accepted", file=str(self._config_file), error=str(error))
+        accepted = self._store.read_accepted()
+        if accepted is None:
+            return
+        try:
+            self._accept(configuration.restore_config(accepted), remember=False)
+            log.warning("going on with the configuration accepted before", file=str(self._config_file))
+        except ScalerError as error:
+            log.error("cannot go on with the configuration accepted before", error=str(error))
+
+    def reload(self, *, allow_outage: bool) -> None:
+        """Take a new configuration. Raises ScalerError for a bad one; the old one stays in force."""
+        try:
+            self._accept(configuration.read_config(self._config_file))
+        except ScalerError as error:
+            self._config_error = str(error)
+            log.error("configuration not accepted", file=str(self._config_file), error=str(error))
+            raise
+        self._config_error = ""
+        self._allow_outage = allow_outage
+        log.info("configuration accepted", file=str(self._config_file), allow_outage=allow_outage)
+        self.wake()
+
+    async def run(self) -> None:
+        """Passes for ever; the service is ready after the first."""
+        await self._pass()
+        self._notify(ready=True, status=self._summary())
+        while True:
+            await self._wait()
+            self._look_again()
+            await self._pass()
+            self._notify(watchdog=True, status=self._summary())
+
+    def wanted_count(self) -> int:
+        """Instances that the configuration in force asks for."""
+        return len(self._target.wanted) if self._target is not None else 0
+
+    def document(self) -> Document:
+        """The status, as ``ovms-scalerctl status --json`` prints it."""
+        problems = [*self._observer.problems, *([self._store_error] if self._store_error else [])]
+        return status_document(
+            self._target,
+            self._facts,
+            self._plan,
+            self._since,
+            config_file=str(self._config_file),
+            config_error=self._config_error,
+            problems=tuple(dict.fromkeys(problems)),
+        )
+
+    def _accept(self, config: configuration.Config, *, remember: bool = True) -> None:
+        target = self._resolve(config, self._store.read_port_book())
+        self._config, self._target = config, target
+        self._store_error = ""
+        try:
+            self._store.write_port_book(target.port_book)
+            if remember:
+                self._store.write_accepted(config.document())
+        except HostError as error:
+            # The plan holds without it until the next boot; status says so until then.
+            self._store_error = error.message
+            log.error("state not written", error=error.message, hint=error.hint)
+
+    def _look_again(self) -> None:
+        """Resolve anew when something forbids to start an instance, as it may be gone."""
+        if (
+            self._config is None
+            or self._target is None
+            or not any(one.problem for one in self._target.instances)
+        ):
+            return
+        try:
+            self._target = self._resolve(self._config, self._store.read_port_book())
+        except ScalerError as error:
+            log.warning("cannot resolve again, going on with the earlier target", error=str(error))
+
+    async def _pass(self) -> None:
+        self._wake.clear()
+        if self._target is None:
+            return
+        self._facts = await self._observer.observe(self._target)
+        self._plan = plan(self._target, self._facts, allow_outage=self._allow_outage)
+        self._note_changes(self._plan)
+        await self._applier.apply(self._plan)
+        if self._plan.actions:
+            self.wake()
+
+    async def _wait(self) -> None:
+        timeout = PASS_INTERVAL_SEC
+        if self._plan is not None and self._plan.wake_in_sec is not None:
+            timeout = min(timeout, self._plan.wake_in_sec)
+        try:
+            await asyncio.wait_for(self._wake.wait(), timeout)
+        except TimeoutError:
+            return
+
+    def _note_changes(self, new: Plan) -> None:
+        """Log changes of state, not states, and remember since when each holds."""
+        for name in self._since.keys() - new.verdicts.keys():
+            del self._since[name]
+        for name, verdict in new.verdicts.items():
+            before = self._since.get(name)
+            if before is not None and before.state is verdict.state:
+                continue
+            self._since[name] = Since(state=verdict.state, since=round(time.time(), 3))
+            write = log.warning if verdict.state in BAD else log.info
+            write(
+                "instance changed",
+                instance=name,
+                state=verdict.state.value,
+                reason=verdict.reason,
+                was=before.state.value if before is not None else None,
+                hint=verdict.hint,
+            )
+
+    def _summary(self) -> str:
+        if self._target is None:
+            return (
+                f"no configuration in force: {self._config_error.splitlines()[0]}"
+                if self._config_error
+                else ""
+            )
+        routed = len(self._plan.in_rotation) if self._plan is not None else 0
+        text = f"{routed} of {len(self._target.wanted)} instances in rotation"
+        return f"{text}; the configuration on disk is not valid" if self._config_error else text

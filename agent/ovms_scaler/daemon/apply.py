@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carries out a plan; what fails is logged once and found again by the next pass."""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import assert_never
+
+import structlog
+
+from ovms_scaler.core import actions
+from ovms_scaler.core.placement import unit_name
+from ovms_scaler.core.plan import Plan
+from ovms_scaler.daemon.observe import PROXY_UNIT, TARGET_UNIT, Memory
+from ovms_scaler.daemon.ports import ProxyPort, Units
+from ovms_scaler.errors import HostError
+from ovms_scaler.host.store import Store
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class Applier:
+    """Applies actions one by one; starts and stops go on in the background and hold up nothing."""
+
+    def __init__(self, *, units: Units, proxy: ProxyPort, store: Store, memory: Memory) -> None:
+        self._units = units
+        self._proxy = proxy
+        self._store = store
+        self._memory = memory
+        self._jobs: set[asyncio.Task[None]] = set()
+
+    async def apply(self, plan: Plan) -> None:
+        """Every action of the plan; after one that fails, its instance's others wait for the next pass."""
+        failed: set[str] = set()
+        for action in plan.actions:
+            instance = getattr(action, "instance", "")
+            if instance and instance in failed:
+                continue
+            try:
+                await self._apply(action)
+            except HostError as error:
+                failed.add(instance)
+                log.error("action failed", action=action.describe(), error=error.message, hint=error.hint)
+
+    async def close(self) -> None:
+        """Stop waiting for jobs; systemd carries them out all the same."""
+        for task in self._jobs:
+            task.cancel()
+        await asyncio.gather(*self._jobs, return_exceptions=True)
+
+    async def _apply(self, action: actions.Action) -> None:
+        match action:
+            case actions.StartTarget():
+                log.info("starting target", unit=TARGET_UNIT)
+                await self._units.start(TARGET_UNIT)
+            case actions.Write():
+                changed = self._store.write_instance(action.files)
+                log.info("files written", instance=action.instance, files=list(changed))
+            case actions.Remove():
+                self._store.remove_instance(action.instance)
+                log.info("files removed", instance=action.instance)
+            case actions.Start():
+                self._spawn(action.instance, self._start(action))
+            case actions.Stop():
+                self._spawn(action.instance, self._stop(action))
+            case actions.InstallProxy():
+                await self._install(action)
+            case _:
+                assert_never(action)
+
+    def _spawn(self, instance: str, job: Coroutine[None, None, None]) -> None:
+        self._memory.jobs.add(instance)
+        task = asyncio.create_task(job, name=f"job for {instance}")
+        self._jobs.add(task)
+        task.add_done_callback(self._jobs.discard)
+        task.add_done_callback(lambda _: self._memory.jobs.discard(instance))
+
+    async def _start(self, action: actions.Start) -> None:
+        unit = unit_name(action.instance)
+        log.info("starting instance", instance=action.instance, unit=unit)
+        try:
+            if action.reset:
+                await self._units.reset_failed(unit)
+            # A unit that is still loaded has the old files in memory; one that is not reads the new ones.
+            if (await self._units.read_units([unit]))[unit].need_daemon_reload:
+                await self._units.daemon_reload()
+            result = await self._units.start(unit)
+        except HostError as error:
+            result = error.message
+        if result == "done":
+            self._memory.start_errors.pop(action.instance, None)
+            return
+        self._memory.start_errors[action.instance] = (
+            f"systemd did not start it: {result}",
+            time.monotonic(),
+        )
+        log.error("instance not started", instance=action.instance, unit=unit, result=result)
+
+    async def _stop(self, action: actions.Stop) -> None:
+        unit = unit_name(action.instance)
+        log.info("stopping instance", instance=action.instance, unit=unit)
+        try:
+            self._store.forget_started(unit)
+            await self._units.stop(unit)
+        except HostError as error:
+            log.error("instance not stopped", instance=action.instance, unit=unit, error=error.message)
+
+    async def _install(self, action: actions.InstallProxy) -> None:
+        memory = self._memory
+        try:
+            await self._proxy.install(action.files)
+        except HostError as error:
+            memory.proxy_error = error.message
+            memory.proxy_refused = action.files.generation
+            memory.refused_at = time.monotonic()
+            raise
+        memory.proxy_error = memory.proxy_refused = ""
+        memory.reloaded_at = time.monotonic()
+        log.info(
+            "proxy changed",
+            unit=PROXY_UNIT,
+            generation=action.files.generation,
+            added=list(action.added),
+            removed=list(action.removed),
+        )

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control socket: HTTP on a Unix socket that everybody may read and administrators may act on."""
+
+import asyncio
+import contextlib
+import grp
+import os
+import pwd
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from ovms_scaler.daemon.agent import Agent
+from ovms_scaler.errors import ConfigError, HostError, ScalerError
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+SOCKET = Path("/run/ovms-scaler/control.sock")
+# Members may change things without being root.
+GROUP = "ovms-scaler"
+MAX_REQUEST_BYTES = 64 * 1024
+
+
+class Control:
+    """Serves the agent's document and takes orders from those who may give them."""
+
+    def __init__(self, agent: Agent, path: Path = SOCKET) -> None:
+        self._agent = agent
+        self._path = path
+        self._runner: web.AppRunner | None = None
+
+    async def open(self) -> None:
+        """Listen. Raises HostError when that is not possible, which other running parts do not depend on."""
+        app = web.Application(
+            middlewares=[_errors_as_json, _administrators_only], client_max_size=MAX_REQUEST_BYTES
+        )
+        app.router.add_get("/v1/status", self._status)
+        app.router.add_post("/v1/reload", self._reload)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        await self._runner.setup()
+        try:
+            await web.SockSite(self._runner, _bind(self._path)).start()
+        except OSError as error:
+            await self._runner.cleanup()
+            self._runner = None
+            raise HostError(f"cannot listen on {self._path}: {error.strerror}") from error
+
+    async def close(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+
+    async def _status(self, _request: web.Request) -> web.Response:
+        return web.json_response(self._agent.document())
+
+    async def _reload(self, request: web.Request) -> web.Response:
+        allow = request.query.get("allow_outage", "0")
+        if allow not in ("0", "1"):
+            return _refusal(400, f"allow_outage must be 0 or 1, not {allow!r}")
+        try:
+            self._agent.reload(allow_outage=allow == "1")
+        except ConfigError as error:
+            return _refusal(400, str(error), [str(problem) for problem in error.problems])
+        except ScalerError as error:
+            return _refusal(400, str(error))
+        return web.json_response({"accepted": True, "instances": self._agent.wanted_count()})
+
+
+def _bind(path: Path) -> socket.socket:
+    """A socket for everybody to connect to; who they are is asked of the kernel at each request.
+
+    It replaces the one of an agent that was killed: only one agent runs, which the lock makes sure of.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        listener.bind(os.fspath(path))
+        path.chmod(0o666)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _peer_is_administrator(request: web.Request) -> bool:
+    """Whether the peer is root or in the group, by SO_PEERCRED of unix(7)."""
+    connection = request.transport.get_extra_info("socket") if request.transport is not None else None
+    if connection is None:
+        return False
+    size = struct.calcsize("3i")
+    _, uid, gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    if uid in (0, os.geteuid()):
+        return True
+    try:
+        allowed = grp.getgrnam(GROUP)
+        return gid == allowed.gr_gid or pwd.getpwuid(uid).pw_name in allowed.gr_mem
+    except KeyError:
+        return False
+
+
+@web.middleware
+async def _administrators_only(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    if request.method not in ("GET", "HEAD") and not _peer_is_administrator(request):
+        return _refusal(403, f"only root and the group {GROUP} may do this; use sudo, or join the group")
+    return await handler(request)
+
+
+@web.middleware
+async def _errors_as_json(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        return _refusal(error.status, f"{request.method} {request.path}: {error.reason}")
+    except asyncio.CancelledError:
+        raise
+    except Exception:
+        log.exception("control request failed", method=request.method, path=request.path)
+        return _refusal(500, "the agent failed to answer; its log says why")
+
+
+def _refusal(status: int, message: str, problems: list[str] | None = None) -> web.Response:
+    return web.json_response({"error": {"message": message, "problems": problems or []}}, status=status)

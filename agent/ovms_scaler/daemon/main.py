@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The composition root of the agent: the only place where adapters are made and put together."""
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import os
+import pwd
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+
+from ovms_scaler import __version__, log, offline
+from ovms_scaler.config import CONFIG_FILE, Config
+from ovms_scaler.core.target import PROXY_DIRECTORY, Target
+from ovms_scaler.daemon.agent import Agent
+from ovms_scaler.daemon.apply import Applier
+from ovms_scaler.daemon.control import Control
+from ovms_scaler.daemon.health import HealthWatch
+from ovms_scaler.daemon.observe import Memory, Observer
+from ovms_scaler.errors import HostError, ScalerError
+from ovms_scaler.host.nginx import Nginx
+from ovms_scaler.host.notify import notify
+from ovms_scaler.host.ovms import Engine
+from ovms_scaler.host.store import Store
+from ovms_scaler.host.sysfs import read_topology
+from ovms_scaler.host.systemd import Systemd
+
+logger: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+LOCK = Path("/run/ovms-scaler/lock")
+PROXY_USER = "ovms-scaler-proxy"
+
+
+def main() -> None:
+    """Run the agent until SIGTERM; instances and proxy go on when it ends."""
+    parser = argparse.ArgumentParser(
+        prog="ovms-scaler",
+        description="Host agent that keeps one OpenVINO Model "
+        "Server per NUMA node behind one endpoint. Usually started by systemd.",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=CONFIG_FILE,
+        metavar="FILE",
+        help="configuration to use in place of %(default)s",
+    )
+    parser.add_argument("--version", action="version", version=f"ovms-scaler {__version__}")
+    options = parser.parse_args()
+    log.configure()
+    try:
+        with _only_one(LOCK):
+            asyncio.run(_run(options.config))
+    except ScalerError as error:
+        logger.critical("agent cannot run", error=error.message, hint=error.hint)
+        sys.exit(1)
+
+
+async def _run(config_file: Path) -> None:
+    memory, store = Memory(), Store()
+    async with await Systemd.open() as units:
+        health = HealthWatch(
+            lambda port, timeout_sec: Engine(port, timeout_sec=timeout_sec), lambda: agent.wake()
+        )
+        proxy = Nginx(Path(PROXY_DIRECTORY), units)
+        observer = Observer(
+            units=units, proxy=proxy, store=store, health=health, memory=memory, proxy_uid=_uid(PROXY_USER)
+        )
+        applier = Applier(units=units, proxy=proxy, store=store, memory=memory)
+        agent = Agent(
+            config_file=config_file,
+            resolve=_resolve,
+            store=store,
+            observer=observer,
+            applier=applier,
+            notify=notify,
+        )
+        units.subscribe(agent.wake)
+        control = Control(agent)
+        agent.load()
+        await control.open()
+        logger.info("agent started", version=__version__)
+        try:
+            await _until_terminated(agent)
+        finally:
+            notify(stopping=True)
+            await control.close()
+            await applier.close()
+            await health.close()
+            logger.info("agent stopped")
+
+
+async def _until_terminated(agent: Agent) -> None:
+    """Run passes until SIGTERM or SIGINT; SIGHUP takes the configuration anew."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, lambda: _reload(agent))
+    passes = asyncio.create_task(agent.run(), name="passes")
+    stopped = asyncio.create_task(stop.wait(), name="stop")
+    await asyncio.wait((passes, stopped), return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not passes.done():
+        passes.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await passes
+
+
+def _reload(agent: Agent) -> None:
+    with contextlib.suppress(ScalerError):  # logged where it happened
+        agent.reload(allow_outage=False)
+
+
+def _resolve(config: Config, port_book: dict[str, int]) -> Target:
+    return offline.resolve_config(config, read_topology(), port_book)
+
+
+def _uid(user: str) -> int | None:
+    """None where the package's user is missing: then every local client counts."""
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        return None
+
+
+@contextlib.contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    """Hold the lock that tells agents apart; the kernel frees it however the process ends."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise HostError(
+            f"cannot open {path}: {error.strerror}",
+            hint="systemd-tmpfiles --create makes its directory; the agent needs root",
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise HostError(
+            f"cannot lock {path}: another agent runs", hint="systemctl status ovms-scaler"
+        ) from error
+    else:
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asks every source once and puts the answers together; a source that fails is a fact, not an exception."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ovms_scaler.core.facts import ExecFacts, Facts, InstanceFacts, ProxyFacts, UnitFacts
+from ovms_scaler.core.placement import unit_name
+from ovms_scaler.core.rotation import routed_now
+from ovms_scaler.core.target import Target
+from ovms_scaler.daemon.health import HealthWatch
+from ovms_scaler.daemon.ports import ProxyPort, Units
+from ovms_scaler.errors import HostError
+from ovms_scaler.host.processes import read_connections, read_process
+from ovms_scaler.host.store import Store
+
+TARGET_UNIT = "ovms.target"
+PROXY_UNIT = "ovms-scaler-proxy.service"
+PATTERN = "ovms@*.service"
+
+
+@dataclass(slots=True, kw_only=True)
+class Memory:
+    """What the shell knows of its own deeds; times are time.monotonic() seconds."""
+
+    jobs: set[str] = field(default_factory=set)
+    start_errors: dict[str, tuple[str, float]] = field(default_factory=dict)
+    proxy_error: str = ""
+    proxy_refused: str = ""
+    refused_at: float = float("-inf")
+    reloaded_at: float = float("-inf")
+    exec: dict[str, tuple[str, ExecFacts]] = field(default_factory=dict)
+
+
+class Observer:
+    """Reads the world for one pass."""
+
+    def __init__(
+        self,
+        *,
+        units: Units,
+        proxy: ProxyPort,
+        store: Store,
+        health: HealthWatch,
+        memory: Memory,
+        proxy_uid: int | None,
+        root: Path = Path("/"),
+    ) -> None:
+        """``proxy_uid`` owns the connections that count when an instance drains."""
+        self._units = units
+        self._proxy = proxy
+        self._store = store
+        self._health = health
+        self._memory = memory
+        self._proxy_uid = proxy_uid
+        self._root = root
+        self.problems: list[str] = []
+
+    async def observe(self, target: Target) -> Facts:
+        """One look at everything. What could not be read is listed in ``problems`` until the next look."""
+        self.problems = []
+        names, units = await self._read_units(target)
+        for unit in units.values():
+            if unit.active_state in ("active", "activating"):
+                self._remember_started(unit.unit)
+        started = self._read_started()
+        instances = {
+            name: await self._read_instance(name, units.get(unit_name(name)), started) for name in names
+        }
+        proxy = await self._read_proxy(units.get(PROXY_UNIT), started)
+        now = time.monotonic()
+        facts = Facts(
+            instances=instances,
+            target=units.get(TARGET_UNIT),
+            target_started=TARGET_UNIT in started,
+            proxy=proxy,
+            since_reload_sec=now - self._memory.reloaded_at,
+            since_refusal_sec=now - self._memory.refused_at,
+        )
+        return self._with_connections(self._follow(facts, target), target)
+
+    async def _read_units(self, target: Target) -> tuple[list[str], dict[str, UnitFacts]]:
+        names = set(target.wanted)
+        try:
+            names |= self._store.list_instances()
+            listed = await self._units.list_units([PATTERN])
+            names |= {unit.removeprefix("ovms@").removesuffix(".service") for unit in listed}
+            wanted = [*map(unit_name, sorted(names)), TARGET_UNIT, PROXY_UNIT]
+            return sorted(names), await self._units.read_units(wanted)
+        except HostError as error:
+            self.problems.append(error.message)
+            return sorted(names), {}
+
+    def _remember_started(self, unit: str) -> None:
+        if unit.removeprefix("ovms@").removesuffix(".service") in self._memory.jobs:
+            return  # the agent is stopping it; what is seen of it may be older than that
+        try:
+            self._store.write_started(unit)
+        except HostError as error:
+            self.problems.append(error.message)
+
+    def _read_started(self) -> frozenset[str]:
+        try:
+            return self._store.read_started()
+        except HostError as error:
+            self.problems.append(error.message)
+            return frozenset()
+
+    async def _read_instance(
+        self, name: str, unit: UnitFacts | None, started: frozenset[str]
+    ) -> InstanceFacts:
+        files: Mapping[str, str] = {}
+        process = None
+        try:
+            files = self._store.read_instance(name)
+            if unit is not None and unit.main_pid:
+                process = read_process(unit.main_pid, self._root)
+        except HostError as error:
+            self.problems.append(error.message)
+        message, at = self._memory.start_errors.get(name, ("", float("-inf")))
+        return InstanceFacts(
+            unit=unit,
+            exec=await self._read_exec(name, unit),
+            process=process,
+            files=files,
+            started=unit_name(name) in started,
+            job=name in self._memory.jobs,
+            start_error=message,
+            since_start_sec=time.monotonic() - at,
+        )
+
+    async def _read_exec(self, name: str, unit: UnitFacts | None) -> ExecFacts | None:
+        """What systemd understood, read once for each invocation: its files do not change while it runs."""
+        if unit is None or unit.active_state != "active" or not unit.invocation_id:
+            return None
+        invocation, known = self._memory.exec.get(name, ("", None))
+        if known is not None and invocation == unit.invocation_id:
+            return known
+        try:
+            understood = await self._units.read_exec(unit.unit)
+        except HostError as error:
+            self.problems.append(error.message)
+            return None
+        self._memory.exec[name] = (unit.invocation_id, understood)
+        return understood
+
+    async def _read_proxy(self, unit: UnitFacts | None, started: frozenset[str]) -> ProxyFacts:
+        files: Mapping[str, str] = {}
+        try:
+            files = self._proxy.read().files
+        except HostError as error:
+            self.problems.append(error.message)
+        return ProxyFacts(
+            files=files,
+            generation=await self._proxy.read_generation(),
+            unit=unit,
+            started=PROXY_UNIT in started,
+            error=self._memory.proxy_error,
+            refused=self._memory.proxy_refused,
+        )
+
+    def _follow(self, facts: Facts, target: Target) -> Facts:
+        """Have every running engine watched, those in rotation as ones that serve already."""
+        running = {
+            name: (wanted, unit.invocation_id)
+            for name, wanted in target.wanted.items()
+            if (unit := facts.instances[name].unit) is not None and unit.active_state == "active"
+        }
+        if facts.target is not None:  # else nothing is known, and who is watched stays watched
+            self._health.follow(running, target.health, warmed=frozenset(routed_now(facts)))
+        instances = {
+            name: replace(own, health=self._health.read(name)) for name, own in facts.instances.items()
+        }
+        return replace(facts, instances=instances)
+
+    def _with_connections(self, facts: Facts, target: Target) -> Facts:
+        """Count connections of instances that run out of rotation: one of them may drain."""
+        routed = routed_now(facts)
+        ports = {
+            name: port
+            for name in facts.instances
+            if (port := target.port_book.get(name)) is not None
+            and name not in routed
+            and (unit := facts.instances[name].unit) is not None
+            and unit.is_running
+        }
+        if not ports:
+            return facts
+        try:
+            counts = read_connections(ports.values(), self._root, uid=self._proxy_uid)
+        except HostError as error:
+            self.problems.append(error.message)
+            return facts
+        counted = {
+            name: replace(facts.instances[name], connections=counts[port]) for name, port in ports.items()
+        }
+        return replace(facts, instances={**facts.instances, **counted})

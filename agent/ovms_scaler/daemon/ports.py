@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the shell needs from the outside; the adapters match by shape, and so do the fakes of the tests."""
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from ovms_scaler.core.facts import ExecFacts, Probe, UnitFacts
+from ovms_scaler.core.nginx import ProxyFiles
+
+
+class Units(Protocol):
+    """systemd. Every call raises HostError, or DeadlineError when systemd does not answer in time."""
+
+    def subscribe(self, changed: Callable[[str], None]) -> None:
+        """Have ``changed`` called with the name of a unit that may have changed, "" for all."""
+
+    async def read_units(self, units: Iterable[str]) -> dict[str, UnitFacts]: ...
+
+    async def list_units(self, patterns: Iterable[str]) -> tuple[str, ...]: ...
+
+    async def read_exec(self, unit: str) -> ExecFacts: ...
+
+    async def start(self, unit: str) -> str:
+        """The job's result: "done" or what went wrong."""
+
+    async def stop(self, unit: str) -> str:
+        """The job's result: "done" or what went wrong."""
+
+    async def reset_failed(self, unit: str) -> None: ...
+
+    async def daemon_reload(self) -> None: ...
+
+
+class ProxyPort(Protocol):
+    """Our nginx."""
+
+    def read(self) -> ProxyFiles: ...
+
+    async def read_generation(self) -> str | None: ...
+
+    async def install(self, files: ProxyFiles) -> object:
+        """Raises HostError when the proxy does not take them; it then goes on with what it had."""
+
+
+class EnginePort(Protocol):
+    """One engine's REST port."""
+
+    async def probe(self, expected: tuple[str, ...]) -> tuple[Probe, str]: ...
+
+    async def warm(self, model_name: str) -> tuple[bool, str]: ...
+
+    async def close(self) -> None: ...
