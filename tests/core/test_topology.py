@@ -137,6 +137,7 @@ def test_memory_node_for(host: Topology, asked: int, answer: int | None) -> None
         pytest.param({0: {0, 2}, 1: {1, 3}, 2: {0, 2}, 3: {1, 3}}, [{0, 2}, {1, 3}], [], id="two threads"),
         pytest.param({}, [{0}, {1}, {2}, {3}], [], id="nobody says anything"),
         pytest.param({0: {0, 2}}, [{0, 2}, {1}, {3}], [], id="named by the other"),
+        pytest.param({2: {0, 2}}, [{0, 2}, {1}, {3}], [], id="named by a higher one"),
         pytest.param({0: {0, 2}, 2: {2}}, [{0, 2}, {1}, {3}], [2], id="the other disagrees"),
         pytest.param({0: {0, 1}, 1: {1, 2}, 2: {1, 2}}, [{0, 1}, {2}, {3}], [1], id="a chain"),
         pytest.param({0: {0, 9}}, [{0}, {1}, {2}, {3}], [], id="an offline sibling"),

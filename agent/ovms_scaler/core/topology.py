@@ -120,14 +120,18 @@ def group_cores(
     contradict one another the lower is believed, so that every online CPU is in exactly one core.
     """
     left = set(online)
+    said = dict(siblings)
+    for cpu in sorted(siblings):
+        for other in siblings[cpu]:
+            said.setdefault(other, siblings[cpu])
     cores: list[frozenset[int]] = []
     contradicting: set[int] = set()
     for cpu in sorted(left):
         if cpu not in left:
             continue
-        named = siblings.get(cpu, frozenset()) | {cpu}
+        named = said.get(cpu, frozenset()) | {cpu}
         core = frozenset(named & left)
-        contradicting.update(other for other in core if siblings.get(other, named) != named)
+        contradicting.update(other for other in core if said.get(other, named) != named)
         left -= core
         cores.append(core)
     return tuple(cores), frozenset(contradicting)
