@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An engine without OpenVINO: words from a fixed list, at a pace that the environment sets.
+
+For placement and proxy tests where tokens do not matter, and for hosts whose Python has no OpenVINO wheels.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from lab.standin.ovms_standin.engine import EngineError, Piece, Sampling
+from lab.standin.ovms_standin.faults import Fault, Faults
+
+_WORDS: Final = (
+    "the",
+    "model",
+    "answers",
+    "with",
+    "simulated",
+    "words",
+    "one",
+    "after",
+    "another",
+    "until",
+    "done",
+)
+_CONTEXT_TOKENS: Final = 32768
+_DEFAULT_TOKENS: Final = 64
+_WEDGE_POLL_SEC: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """Seconds: before the first token, between tokens, and once more before the very first token of all."""
+
+    first_token_sec: float = 0.0
+    token_sec: float = 0.0
+    first_inference_sec: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class SimulatedGeneration:
+    """A task that plays the words."""
+
+    prompt_token_count: int
+    task: "asyncio.Task[None]"
+
+    def cancel(self) -> None:
+        self.task.cancel()
+
+
+class SimulatedEngine:
+    """Plays deterministic words; at most `slots` generations progress at a time, the rest wait."""
+
+    def __init__(self, *, pace: Pace, faults: Faults, slots: int) -> None:
+        self._pace = pace
+        self._faults = faults
+        self._slots = asyncio.Semaphore(slots)
+        self._is_warm = asyncio.Event()
+        self._is_warming = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def description(self) -> str:
+        return "SIMULATED (no OpenVINO)"
+
+    def render_chat(self, messages: Sequence[Mapping[str, object]]) -> str:
+        return "\n".join(f"{message.get('role')}: {message.get('content')}" for message in messages)
+
+    def start(
+        self, prompt: str, sampling: Sampling, on_piece: Callable[[Piece], None]
+    ) -> SimulatedGeneration:
+        prompt_tokens = len(prompt.split())
+        if prompt_tokens >= _CONTEXT_TOKENS:
+            raise EngineError(
+                f"Number of prompt tokens: {prompt_tokens} exceeds model max length: {_CONTEXT_TOKENS}",
+            )
+        token_limit = min(sampling.max_tokens or _DEFAULT_TOKENS, _CONTEXT_TOKENS - prompt_tokens)
+        task = asyncio.get_running_loop().create_task(self._play(token_limit, sampling, on_piece))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return SimulatedGeneration(prompt_token_count=prompt_tokens, task=task)
+
+    def close(self) -> None:
+        for task in tuple(self._tasks):
+            task.cancel()
+
+    async def _play(self, token_limit: int, sampling: Sampling, on_piece: Callable[[Piece], None]) -> None:
+        async with self._slots:
+            await self._warm()
+            index = 0
+            pause_sec = self._pace.first_token_sec
+            while index < token_limit:
+                await asyncio.sleep(pause_sec)
+                if self._faults.read_fault() is Fault.wedge:
+                    pause_sec = _WEDGE_POLL_SEC
+                    continue
+                word = _WORDS[index % len(_WORDS)]
+                if word in sampling.stop:
+                    on_piece(Piece(text="", token_count=1, finish_reason="stop"))
+                    return
+                is_last = index == token_limit - 1
+                text = word if is_last else word + " "
+                on_piece(Piece(text=text, token_count=1, finish_reason="length" if is_last else None))
+                index += 1
+                pause_sec = self._pace.token_sec
+
+    async def _warm(self) -> None:
+        """The first inference of all pays for the weights; whoever comes meanwhile waits for it."""
+        if not self._is_warming:
+            self._is_warming = True
+            # Not tied to the request that came first: its client may go away while the weights are read.
+            asyncio.get_running_loop().call_later(self._pace.first_inference_sec, self._is_warm.set)
+        await self._is_warm.wait()
+
+
+def parse_pace(environment: Mapping[str, str]) -> Pace:
+    """From OVMS_STANDIN_TTFT_MS, OVMS_STANDIN_TPOT_MS and OVMS_STANDIN_FIRST_MS; each defaults to 0.
+
+    Raises ValueError for anything but a number.
+    """
+
+    def seconds(name: str) -> float:
+        return float(environment.get(name) or 0) / 1000
+
+    return Pace(
+        first_token_sec=seconds("OVMS_STANDIN_TTFT_MS"),
+        token_sec=seconds("OVMS_STANDIN_TPOT_MS"),
+        first_inference_sec=seconds("OVMS_STANDIN_FIRST_MS"),
+    )
