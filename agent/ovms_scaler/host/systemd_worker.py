@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process that talks D-Bus to systemd: one JSON request per line in, answers and unit events out.
+
+It runs as a program of its own and imports nothing of this package, because a pystemd call holds the GIL
+until PID 1 answers and cannot be given a deadline: only another process can give up on it. It does one
+call at a time and keeps no state but the subscription. It ends when its standard input does (the agent is
+gone) or when the bus is lost (the agent starts another).
+"""
+
+import fnmatch
+import json
+import os
+import re
+import select
+import signal
+import sys
+from collections.abc import Callable
+
+from pystemd.dbusexc import DBusBaseError, DBusFileNotFoundError, DBusNoSuchUnitError
+from pystemd.dbuslib import DBus, DbusMessage
+
+BUS = b"org.freedesktop.DBus"
+BUS_PATH = b"/org/freedesktop/DBus"
+SYSTEMD = b"org.freedesktop.systemd1"
+MANAGER_PATH = b"/org/freedesktop/systemd1"
+UNIT_PREFIX = "/org/freedesktop/systemd1/unit/"
+MANAGER = b"org.freedesktop.systemd1.Manager"
+UNIT = b"org.freedesktop.systemd1.Unit"
+SERVICE = b"org.freedesktop.systemd1.Service"
+
+SIGNAL = 4                     # the message type, D-Bus specification, "Message Format"
+STRING = ord("s")
+ARRAY = ord("a")
+CLOSE = (-1, None)             # pystemd's mark for the end of a container
+WITHOUT_HEADERS = False        # for process_reply(), which takes no keyword
+
+# Interface, property and signature, org.freedesktop.systemd1(5). The first is read again last.
+STATE_CHANGE = (UNIT, b"StateChangeTimestampMonotonic", b"t")
+UNIT_PROPERTIES = (
+    (UNIT, b"LoadState", b"s"), (UNIT, b"ActiveState", b"s"), (UNIT, b"SubState", b"s"),
+    (UNIT, b"InvocationID", b"ay"), (UNIT, b"NeedDaemonReload", b"b"),
+    (UNIT, b"ActiveEnterTimestampMonotonic", b"t"),
+)  # fmt: skip
+SERVICE_PROPERTIES = (
+    (SERVICE, b"Result", b"s"), (SERVICE, b"MainPID", b"u"), (SERVICE, b"ExecMainCode", b"i"),
+    (SERVICE, b"ExecMainStatus", b"i"), (SERVICE, b"NRestarts", b"u"),
+)  # fmt: skip
+EXEC_PROPERTIES = (
+    (SERVICE, b"CPUAffinity", b"ay"), (SERVICE, b"NUMAPolicy", b"i"), (SERVICE, b"NUMAMask", b"ay"),
+    (SERVICE, b"AllowedCPUs", b"ay"), (SERVICE, b"AllowedMemoryNodes", b"ay"),
+    (SERVICE, b"ExecStart", b"a(sasbttttuii)"), (UNIT, b"DropInPaths", b"as"),
+)  # fmt: skip
+
+Properties = tuple[tuple[bytes, bytes, bytes], ...]
+
+
+class BusLostError(Exception):
+    """The connection is of no more use."""
+
+
+class Worker:
+    """Serves requests read from ``source`` over ``bus``; answers and events go to ``sink`` (descriptors)."""
+
+    def __init__(self, bus: DBus, *, source: int, sink: int, patterns: list[str]) -> None:
+        self._bus = bus
+        self._source = source
+        self._sink = sink
+        self._ours = re.compile("|".join(fnmatch.translate(pattern) for pattern in patterns))
+        self._owner = b""
+        self._jobs: set[int] = set()
+        self._changed: dict[str, None] = {}
+        self._unread = b""
+
+    def serve(self) -> None:
+        """Subscribe, then answer until standard input ends. Raises BusLostError."""
+        self._subscribe()
+        write_line(self._sink, {"event": "ready"})
+        poll = select.poll()
+        poll.register(self._bus.get_fd(), select.POLLIN)
+        poll.register(self._source, select.POLLIN)
+        while True:
+            # A call leaves signals that came before its answer in sd-bus's own queue, where poll() does not
+            # see them: look there before sleeping, each time.
+            self._drain()
+            ready = dict(poll.poll())
+            if self._source in ready and not self._answer_requests():
+                return
+
+    def _subscribe(self) -> None:
+        for rule in (
+            f"type='signal',sender='{SYSTEMD.decode()}',interface='org.freedesktop.DBus.Properties',"
+            f"path_namespace='{UNIT_PREFIX.rstrip('/')}'",
+            f"type='signal',sender='{SYSTEMD.decode()}',interface='{MANAGER.decode()}'",
+            f"type='signal',sender='{BUS.decode()}',member='NameOwnerChanged',arg0='{SYSTEMD.decode()}'",
+        ):
+            self._bus.call_method(BUS, BUS_PATH, BUS, b"AddMatch", [(STRING, rule.encode())])
+        self._greet()
+
+    def _greet(self) -> None:
+        """Ask the manager that owns the name now to send signals."""
+        try:
+            self._manager(b"Subscribe")
+        except DBusBaseError as error:
+            if error_name(error) != "org.freedesktop.systemd1.AlreadySubscribed":
+                raise
+        owner = self._bus.call_method(BUS, BUS_PATH, BUS, b"GetNameOwner", [(STRING, SYSTEMD)]).body
+        self._owner = owner if isinstance(owner, bytes) else b""
+
+    def _manager(self, method: bytes, *args: tuple[int, object]) -> object:
+        return self._bus.call_method(SYSTEMD, MANAGER_PATH, MANAGER, method, args).body
+
+    def _answer_requests(self) -> bool:
+        """Answer what has arrived; False at the end of the input."""
+        block = os.read(self._source, 1 << 16)
+        *lines, self._unread = (self._unread + block).split(b"\n")
+        for line in lines:
+            request = json.loads(line)
+            reply: dict[str, object] = {"id": request["id"]}
+            try:
+                reply["result"] = CALLS[request["call"]](self, *request["args"])
+            except DBusBaseError as error:
+                reply["error"] = {"name": error_name(error), "message": text(error.err_message)}
+            write_line(self._sink, reply)
+        return bool(block)
+
+    # -- signals
+
+    def _drain(self) -> None:
+        """Take everything out of sd-bus's queue and report the units of ours that it speaks of."""
+        idle = 0
+        # sd_bus_process(3) gives no message both when nothing is left and when it did something internal,
+        # and pystemd does not tell the two apart: only twice in a row means empty.
+        while idle < 2:
+            try:
+                message = self._bus.process()
+            except DBusBaseError as error:
+                raise BusLostError(text(error.err_message) or os.strerror(abs(error.errno))) from error
+            if message.is_signal(MANAGER, b"UnitFilesChanged"):
+                self._changed[""] = None
+            elif message.is_empty():
+                idle += 1
+                continue
+            elif message.get_type() == SIGNAL:
+                self._note(message)
+            idle = 0
+        for unit in self._changed:
+            write_line(self._sink, {"event": "changed", "unit": unit})
+        self._changed.clear()
+
+    def _note(self, message: DbusMessage) -> None:
+        # Anybody may send a signal to a connection it knows the name of: only these two are believed.
+        sender, member = message.get_sender(), message.get_member()
+        if sender == BUS and member == b"NameOwnerChanged":
+            message.process_reply(WITHOUT_HEADERS)
+            if isinstance(message.body, list) and message.body[2]:
+                self._greet()
+                self._changed[""] = None
+        elif sender == self._owner and member == b"PropertiesChanged":
+            self._mark(parse_unit_path(text(message.get_path())))
+        elif sender == self._owner and member in (b"JobRemoved", b"UnitNew", b"UnitRemoved", b"Reloading"):
+            message.process_reply(WITHOUT_HEADERS)
+            self._note_manager(member, message.body)
+
+    def _note_manager(self, member: bytes, body: object) -> None:
+        if member == b"Reloading":
+            if not body:           # True when a reload begins, False when it is over
+                self._changed[""] = None
+        elif member == b"JobRemoved" and isinstance(body, list):
+            job, _, unit, result = body
+            self._mark(text(unit))
+            if job in self._jobs:
+                self._jobs.remove(job)
+                write_line(self._sink, {"event": "job", "job": job, "result": text(result)})
+        elif isinstance(body, list):
+            self._mark(text(body[0]))
+
+    def _mark(self, unit: str) -> None:
+        if self._ours.fullmatch(unit):
+            self._changed[unit] = None
+
+    # -- calls
+
+    def read_units(self, units: list[str]) -> dict[str, object]:
+        return {unit: self._read_unit(unit) for unit in units}
+
+    def _read_unit(self, unit: str) -> dict[str, object]:
+        """The properties of a unit, or "UnitFileState" alone when it is not loaded.
+
+        GetUnit and not LoadUnit: loading a unit only to have it collected again sends UnitNew and
+        UnitRemoved, which would wake the agent, which would read again.
+        """
+        try:
+            path = as_bytes(self._manager(b"GetUnit", (STRING, unit.encode())))
+        except DBusNoSuchUnitError:
+            return {"UnitFileState": self._read_unit_file_state(unit)}
+        wanted = UNIT_PROPERTIES + (SERVICE_PROPERTIES if unit.endswith(".service") else ())
+        # One by one they cost half of what GetAll does (400 properties, some read from the cgroup), but the
+        # unit may change in between; the time of its last change tells.
+        for _ in range(3):
+            before = self._read_properties(path, (STATE_CHANGE,))
+            found = self._read_properties(path, (*wanted, STATE_CHANGE))
+            if found["StateChangeTimestampMonotonic"] == before["StateChangeTimestampMonotonic"]:
+                break
+        return found
+
+    def _read_unit_file_state(self, unit: str) -> str:
+        try:
+            return text(self._manager(b"GetUnitFileState", (STRING, unit.encode())))
+        except (DBusFileNotFoundError, DBusNoSuchUnitError):
+            return "not-found"
+
+    def _read_properties(self, path: bytes, properties: Properties) -> dict[str, object]:
+        return {
+            name.decode(): plain(self._bus.get_property(SYSTEMD, path, interface, name, signature))
+            for interface, name, signature in properties
+        }
+
+    def read_exec(self, unit: str) -> dict[str, object]:
+        path = as_bytes(self._manager(b"LoadUnit", (STRING, unit.encode())))
+        return self._read_properties(path, EXEC_PROPERTIES)
+
+    def list_units(self, patterns: list[str]) -> object:
+        rows = self._manager(
+            b"ListUnitsByPatterns",
+            (ARRAY, b"s"), CLOSE,
+            (ARRAY, b"s"), *((STRING, pattern.encode()) for pattern in patterns), CLOSE,
+        )  # fmt: skip
+        return [plain(row[0]) for row in rows] if isinstance(rows, list) else []
+
+    def queue_job(self, method: str, unit: str) -> int:
+        # JobRemoved cannot be missed: signals that arrive during a call are looked at after its answer.
+        path = self._manager(method.encode(), (STRING, unit.encode()), (STRING, b"replace"))
+        job = int(text(path).rpartition("/")[2])
+        self._jobs.add(job)
+        return job
+
+    def has_job(self, job: int) -> bool:
+        try:
+            self._manager(b"GetJob", (ord("u"), job))
+        except DBusBaseError as error:
+            if error_name(error) != "org.freedesktop.systemd1.NoSuchJob":
+                raise
+            # Its result may already be in sd-bus's queue, and must be known before this answer is.
+            self._drain()
+            return False
+        return True
+
+    def reset_failed(self, unit: str) -> None:
+        self._manager(b"ResetFailedUnit", (STRING, unit.encode()))
+
+    def reload(self) -> None:
+        self._manager(b"Reload")
+
+
+CALLS: dict[str, Callable[..., object]] = {
+    call.__name__: call
+    for call in (
+        Worker.read_units, Worker.read_exec, Worker.list_units, Worker.queue_job, Worker.has_job,
+        Worker.reset_failed, Worker.reload,
+    )
+}  # fmt: skip
+
+
+def text(value: object) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def as_bytes(value: object) -> bytes:
+    return value if isinstance(value, bytes) else b""
+
+
+def plain(value: object) -> object:
+    """What pystemd returns, with text for bytes, so that JSON can carry it."""
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return text(value) if isinstance(value, bytes) else value
+
+
+def error_name(error: DBusBaseError) -> str:
+    """The D-Bus name of an error, or the name of pystemd's class where pystemd dropped it."""
+    return text(error.err_name) or type(error).__name__
+
+
+def parse_unit_path(path: str) -> str:
+    """Undo sd_bus_path_encode(3): every byte but letters and digits stands as _xx."""
+    name = path.removeprefix(UNIT_PREFIX)
+    return re.sub("_([0-9a-f]{2})", lambda found: chr(int(found[1], 16)), name)
+
+
+def write_line(sink: int, value: dict[str, object]) -> None:
+    rest = json.dumps(value).encode() + b"\n"
+    while rest:
+        rest = rest[os.write(sink, rest):]
+
+
+def main(patterns: list[str]) -> int:
+    # systemd signals the whole cgroup when it stops the agent, and a terminal its foreground group. The
+    # agent may still have something to ask: the end of the input says when it has not.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with DBus() as bus:
+            Worker(bus, source=0, sink=1, patterns=patterns).serve()
+    except (BusLostError, DBusBaseError) as error:
+        why = text(error.err_message) if isinstance(error, DBusBaseError) else str(error)
+        write_line(1, {"event": "lost", "why": why or "the system bus did not accept the connection"})
+        return 1
+    except BrokenPipeError:
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
