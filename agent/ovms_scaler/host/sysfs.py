@@ -50,6 +50,7 @@ def read_topology(root: Path = Path("/")) -> Topology:
         core_types=_read_core_types(survey, online=online),
         numa=bool(found),
         gpus=read_gpus(survey, nodes=[node.id for node in nodes], virtual="hypervisor" in flags),
+        # Last, because every reading above may add to them.
         warnings=survey.warnings,
     )
 
