@@ -38,6 +38,7 @@ _CLIENTS = 10_000  # idle or turned-away clients that must fit beside the reques
 _CONNECTION_BYTES = 232 + 2 * 96  # ngx_connection_t and its two events on 64 bits, allocated at start
 _OPEN_FILES_MAX = 524_288  # systemd's default hard limit, stated in the unit
 
+
 class ProxyMode(StrEnum):
     """How the proxy balances: requests (http) or connections, as in the OVMS guide (stream)."""
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which instances are in rotation, as files: a route for each, and the generation that all files add up to."""
+"""Which instances are in rotation, as files: a route for each, and the generation of all files together."""
 
 import hashlib
 import re
@@ -62,7 +62,7 @@ def render_route(member: Member) -> str:
     max_conns = check_number(member.max_conns, what="max_conns", high=999_999_999)
     return (
         f"# {check_instance(member.instance)} invocation={member.invocation}\n"
-        # max_fails=0: nginx never takes an instance out by itself. Its verdict would put the last one out too,
+        # max_fails=0: nginx takes no instance out by itself. Its verdict would put the last one out too,
         # and the agent knows better and sooner.
         f"server 127.0.0.1:{port} weight={weight} max_conns={max_conns} max_fails=0;\n"
     )
@@ -98,12 +98,19 @@ def add_generation(files: Mapping[str, str]) -> ProxyFiles:
     return ProxyFiles(files=dict(sorted(rest.items())), generation=generation)
 
 
+def parse_generation(text: str) -> str:
+    """The generation in the text of generation.conf, "" when there is none."""
+    found = re.search(r'^return 200 "([0-9a-f]{16})\\n";$', text, re.MULTILINE)
+    return found[1] if found else ""
+
+
 def without_ended(files: Mapping[str, str], ended: Mapping[str, str]) -> dict[str, str]:
-    """The files without routes to processes that ended; ``ended``: instance -> invocation id that ended."""
+    """The files without routes to processes that ended; ``ended``: instance -> invocation id that ended.
+
+    A route that cannot be read is nobody's and left out too.
+    """
     return {
-        path: text
-        for path, text in files.items()
-        if not path.startswith("routes/") or not _has_ended(parse_route(text), ended)
+        path: text for path, text in files.items() if _upstream_of(path) is None or _is_alive(text, ended)
     }
 
 
@@ -123,8 +130,12 @@ def _upstream_of(path: str) -> str | None:
     return parts[1] if parts[0] == "routes" and len(parts) == 3 else None
 
 
-def _has_ended(member: Member, ended: Mapping[str, str]) -> bool:
-    return ended.get(member.instance) == member.invocation
+def _is_alive(text: str, ended: Mapping[str, str]) -> bool:
+    try:
+        member = parse_route(text)
+    except InputError:
+        return False
+    return ended.get(member.instance) != member.invocation
 
 
 def check_instance(instance: str) -> str:

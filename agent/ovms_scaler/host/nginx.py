@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The proxy's files and its reloads: tested before they are used, verified after, put back if they did not take."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import shutil
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ovms_scaler.core import route
+from ovms_scaler.core.route import ProxyFiles
+from ovms_scaler.errors import DeadlineError, HostError
+from ovms_scaler.host import files
+
+PROXY_UNIT = "ovms-scaler-proxy.service"
+CHECK_UNIT = "ovms-scaler-proxy-check.service"
+_POLL_SEC = 0.01
+_ANSWER_SEC = 1.0
+_LOG_BYTES = 4096
+
+
+class Jobs(Protocol):
+    """What is needed of systemd. Both wait for the job and return its result: "done", "failed", "timeout" ..."""
+
+    async def start(self, unit: str) -> str: ...
+
+    async def reload(self, unit: str) -> str: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyOutcome:
+    """What ``install`` did. ``withheld``: instances left out because their process ended since they were seen."""
+
+    generation: str
+    is_written: bool
+    is_reloaded: bool
+    withheld: tuple[str, ...]
+
+
+class Nginx:
+    """Our own nginx instance, whose configuration is in ``directory``.
+
+    Beside us only packaging/unroute writes there: it removes the route of an instance that stops, writes its
+    invocation id to ended/INSTANCE and reloads. Both write under a lock on the file ``lock``.
+    """
+
+    def __init__(self, directory: Path, jobs: Jobs, *, deadline_sec: float = 10.0) -> None:
+        self._directory = directory
+        self._jobs = jobs
+        self._deadline_sec = deadline_sec
+        self._one_at_a_time = asyncio.Lock()
+
+    def read(self) -> ProxyFiles:
+        """What is on disk, the generation as generation.conf says it ("" when there is none)."""
+        paths = [self._directory / route.CONFIGURATION, self._directory / route.GENERATION]
+        paths += self._directory.glob("routes/*/*.conf")
+        texts = {str(path.relative_to(self._directory)): files.read_text(path) for path in sorted(paths)}
+        # A route may go between listing and reading: its instance stopped.
+        there = {name: text for name, text in texts.items() if text is not None}
+        return ProxyFiles(files=there, generation=route.parse_generation(there.get(route.GENERATION, "")))
+
+    def read_ended(self) -> Mapping[str, str]:
+        """Instance -> invocation id of the process that stopped last."""
+        texts = {path.name: files.read_text(path) for path in self._directory.glob("ended/[!.]*")}
+        return {instance: text.strip() for instance, text in texts.items() if text is not None}
+
+    async def read_generation(self) -> str | None:
+        """The generation that the running proxy loaded; None when nobody answers."""
+        try:
+            async with asyncio.timeout(_ANSWER_SEC):
+                reader, writer = await asyncio.open_unix_connection(
+                    self._directory / "work" / "internal.sock"
+                )
+                try:
+                    writer.write(b"GET /generation HTTP/1.0\r\n\r\n")
+                    answer = (await reader.read(4096)).decode("ascii", "replace")
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError):
+            return None
+        head, _, body = answer.partition("\r\n\r\n")
+        return body.strip() if head.startswith(("HTTP/1.1 200", "HTTP/1.0 200")) else None
+
+    async def install(self, wanted: ProxyFiles) -> ProxyOutcome:
+        """Make the proxy run with ``wanted``; does nothing when it does already.
+
+        Raises HostError when nginx refuses it; the previous configuration is then in place and runs, with
+        the membership that was wanted (who had to leave must not stay because a port is busy).
+        """
+        async with self._one_at_a_time:
+            previous, running = self.read(), await self.read_generation()
+            new = self._without_ended(wanted.files)
+            withheld = tuple(sorted(Path(name).stem for name in wanted.files.keys() - new.files.keys()))
+            if previous.files == new.files and running == new.generation:
+                return ProxyOutcome(
+                    generation=new.generation, is_written=False, is_reloaded=False, withheld=withheld
+                )
+            try:
+                if previous.files.get(route.CONFIGURATION) != new.files[route.CONFIGURATION]:
+                    await self._check(new)
+                written = await self._write(wanted.files)
+                await self._activate(written.generation, running=running)
+            except HostError as error:
+                await self._go_back(previous, wanted, because=error)
+                raise
+            return ProxyOutcome(
+                generation=written.generation,
+                is_written=written.files != previous.files,
+                is_reloaded=True,
+                withheld=withheld,
+            )
+
+    def _without_ended(self, texts: Mapping[str, str]) -> ProxyFiles:
+        return route.add_generation(route.without_ended(texts, self.read_ended()))
+
+    async def _check(self, wanted: ProxyFiles) -> None:
+        """Let nginx read a copy, as the proxy's user in its sandbox: as root it leaves files of root's."""
+        candidate = self._directory / "candidate"
+        if candidate.exists():
+            shutil.rmtree(candidate)
+        for name, text in wanted.files.items():
+            files.write_text(candidate / name, text)
+        result = await self._jobs.start(CHECK_UNIT)
+        if result != "done":
+            why = _read_tail(self._directory / "check.log") or f"{CHECK_UNIT}: {result}"
+            raise HostError(
+                f"cannot use the new proxy configuration: nginx refuses it: {why}",
+                hint=f"it is in {candidate}; the proxy runs on with the previous one",
+            )
+
+    async def _write(self, wanted: Mapping[str, str]) -> ProxyFiles:
+        """Write what differs and remove what is stale, in an order in which each step is a valid whole.
+
+        No fsync: the directory is in memory.
+        """
+        async with self._lock():
+            left, present = self._without_ended(wanted), self.read().files
+            for name in sorted(left.files.keys() - {route.GENERATION}, key=_writing_order):
+                files.write_text(self._directory / name, left.files[name])
+            for name in present.keys() - left.files.keys():
+                (self._directory / name).unlink(missing_ok=True)
+                files.remove_empty((self._directory / name).parent)
+            files.write_text(self._directory / route.GENERATION, left.files[route.GENERATION])
+        return left
+
+    async def _activate(self, generation: str, *, running: str | None) -> None:
+        """Start or reload the proxy and wait until it answers with ``generation``."""
+        seen = _read_size(self._emerg)
+        job = self._jobs.start if running is None else self._jobs.reload
+        await self._run(job, seen=seen)
+        if running is None and await self.read_generation() != generation:
+            # It was active after all and only did not answer: a start changes nothing then.
+            await self._run(self._jobs.reload, seen=seen)
+        try:
+            async with asyncio.timeout(self._deadline_sec):
+                # nginx tells nobody when a reload is complete, so it is asked until it answers as expected.
+                # Whoever stops meanwhile writes a newer generation, which is as good.
+                while await self.read_generation() not in (generation, self.read().generation):
+                    refusal = _read_tail(self._emerg, since=seen)
+                    # A bind() is tried five times over 2.5 s and may yet succeed; anything else is final.
+                    if any(" bind() to " not in line for line in refusal.splitlines()):
+                        raise HostError(f"cannot reload the proxy: nginx keeps its configuration: {refusal}")
+                    await asyncio.sleep(_POLL_SEC)
+        except TimeoutError:
+            why = _read_tail(self._emerg, since=seen) or "it said nothing"
+            raise DeadlineError(
+                f"cannot reload the proxy: generation {generation} does not answer after "
+                f"{self._deadline_sec:g} s: {why}",
+                hint=f"journalctl -u {PROXY_UNIT}",
+            ) from None
+
+    async def _run(self, job: Callable[[str], Awaitable[str]], *, seen: int) -> None:
+        result = await job(PROXY_UNIT)
+        if result != "done":
+            why = _read_tail(self._emerg, since=seen) or f"the job's result is {result!r}"
+            raise HostError(f"cannot {job.__name__} the proxy: {why}", hint=f"journalctl -u {PROXY_UNIT}")
+
+    async def _go_back(self, previous: ProxyFiles, wanted: ProxyFiles, *, because: HostError) -> None:
+        """The configuration before, membership as wanted. With none before, the new files stay."""
+        if route.CONFIGURATION not in previous.files:
+            return
+        try:
+            left = await self._write(route.fall_back(previous.files, wanted.files))
+            running = await self.read_generation()
+            if running != left.generation:
+                await self._activate(left.generation, running=running)
+        except HostError as error:
+            raise HostError(
+                f"{because.message}; going back failed too: {error.message}", hint=error.hint
+            ) from because
+
+    @property
+    def _emerg(self) -> Path:
+        return self._directory / "work" / "emerg.log"
+
+    @contextlib.asynccontextmanager
+    async def _lock(self) -> AsyncIterator[None]:
+        """Keep unroute out for the few milliseconds in which files are written."""
+        with (self._directory / "lock").open("a") as file:
+            try:
+                async with asyncio.timeout(self._deadline_sec):
+                    while True:
+                        with contextlib.suppress(BlockingIOError):
+                            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                            break
+                        await asyncio.sleep(_POLL_SEC)
+            except TimeoutError:
+                raise DeadlineError(
+                    f"cannot write the proxy's files: {file.name} is locked for {self._deadline_sec:g} s"
+                ) from None
+            yield
+
+
+def _writing_order(name: str) -> tuple[bool, str]:
+    # Routes first: a configuration that is new never finds its upstreams empty.
+    return (not name.startswith("routes/"), name)
+
+
+def _read_size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return 0
+
+
+def _read_tail(path: Path, *, since: int = 0) -> str:
+    """The lines marked [emerg], from ``since`` on. The proxy's user owns the file: follow no link."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode):
+            return ""
+        start = since if since <= found.st_size else 0
+        text = os.pread(file, _LOG_BYTES, max(start, found.st_size - _LOG_BYTES)).decode(errors="replace")
+    finally:
+        os.close(file)
+    return "\n".join(line.strip() for line in text.splitlines() if "[emerg]" in line)
