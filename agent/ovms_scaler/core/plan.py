@@ -25,7 +25,7 @@ RETRY_SEC = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """``actions`` in order; ``verdicts`` on every instance, wanted or not; ``in_rotation`` is as before them.
+    """``actions`` in order; ``verdicts`` on every instance, wanted or not; ``in_rotation`` as before.
 
     ``wake_in_sec`` is when to look again although nothing happens, None for no need.
     """
@@ -127,11 +127,10 @@ def _plan_instance(
         return [], Verdict(
             state=State.failed, reason=own.start_error, hint=f"systemctl status {wanted.instance.unit}"
         )
-    if (blocker := _core_user(wanted, facts)) is not None:
-        return steps, Verdict(
-            state=State.absent,
-            reason=f"waits for CPUs {_shared(wanted, facts, blocker)} that {blocker} still runs on",
-        )
+    if (user := _core_user(wanted, facts)) is not None:
+        other, cpus = user
+        reason = f"waits for CPUs {format_cpu_list(cpus)} that {other} still runs on"
+        return steps, Verdict(state=State.absent, reason=reason)
     steps.append(Start(instance=name, reset=unit.active_state == "failed"))
     return steps, Verdict(state=State.starting, reason="its unit is starting")
 
@@ -150,7 +149,7 @@ def _plan_unwanted(name: str, own: InstanceFacts, *, routed: bool) -> tuple[list
 
 
 def _drain(name: str, own: InstanceFacts, reason: str) -> tuple[list[Action], Verdict]:
-    """An instance out of rotation that is to stop: when the last request has been answered."""
+    """One out of rotation that is to stop: when the last request has been answered."""
     if own.connections is None:
         return [], Verdict(state=State.draining, reason=f"{reason}; cannot read its connections")
     if own.connections > 0:
@@ -158,21 +157,15 @@ def _drain(name: str, own: InstanceFacts, reason: str) -> tuple[list[Action], Ve
     return [Stop(instance=name)], Verdict(state=State.stopping, reason=reason)
 
 
-def _core_user(wanted: Wanted, facts: Facts) -> str | None:
-    """Another instance that runs on a core which this one is to get."""
+def _core_user(wanted: Wanted, facts: Facts) -> tuple[str, frozenset[int]] | None:
+    """Another instance that runs on a core which this one is to get, and where; unbound wants all."""
+    own = wanted.instance.cpus
     for name, other in facts.instances.items():
-        if (
-            name != wanted.instance.id
-            and other.process is not None
-            and (other.process.cpus_allowed & wanted.instance.cpus)
-        ):
-            return name
+        if name == wanted.instance.id or other.process is None:
+            continue
+        if shared := other.process.cpus_allowed & own if own else other.process.cpus_allowed:
+            return name, shared
     return None
-
-
-def _shared(wanted: Wanted, facts: Facts, other: str) -> str:
-    process = facts.instances[other].process
-    return format_cpu_list(process.cpus_allowed & wanted.instance.cpus if process is not None else ())
 
 
 def _plan_proxy(

@@ -17,9 +17,10 @@ from ovms_scaler.core.target import Target
 from ovms_scaler.daemon.apply import Applier
 from ovms_scaler.daemon.observe import Observer
 from ovms_scaler.errors import HostError, ScalerError
+from ovms_scaler.host.notify import Notifier
 from ovms_scaler.host.store import Store
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 # What no event tells (a file changed by hand, a model that appeared) is noticed within this time.
 PASS_INTERVAL_SEC = 10.0
@@ -37,15 +38,15 @@ class Agent:
         store: Store,
         observer: Observer,
         applier: Applier,
-        notify: Callable[..., None],
+        notifier: Notifier,
     ) -> None:
-        """``resolve`` makes a target of a configuration; ``notify`` is sd_notify(3) by keyword."""
+        """``resolve`` makes a target of a configuration."""
         self._config_file = config_file
         self._resolve = resolve
         self._store = store
         self._observer = observer
         self._applier = applier
-        self._notify = notify
+        self._notifier = notifier
         self._config: configuration.Config | None = None
         self._config_error = ""
         self._store_error = ""
@@ -79,12 +80,15 @@ class Agent:
 
     def reload(self, *, allow_outage: bool) -> None:
         """Take a new configuration. Raises ScalerError for a bad one; the old one stays in force."""
+        self._notifier.reloading()
         try:
             self._accept(configuration.read_config(self._config_file))
         except ScalerError as error:
             self._config_error = str(error)
             log.error("configuration not accepted", file=str(self._config_file), error=str(error))
             raise
+        finally:
+            self._notifier.ready(self._summary())
         self._config_error = ""
         self._allow_outage = allow_outage
         log.info("configuration accepted", file=str(self._config_file), allow_outage=allow_outage)
@@ -93,12 +97,13 @@ class Agent:
     async def run(self) -> None:
         """Passes for ever; the service is ready after the first."""
         await self._pass()
-        self._notify(ready=True, status=self._summary())
+        self._notifier.ready(self._summary())
         while True:
             await self._wait()
             self._look_again()
             await self._pass()
-            self._notify(watchdog=True, status=self._summary())
+            self._notifier.watchdog()
+            self._notifier.status(self._summary())
 
     def wanted_count(self) -> int:
         """Instances that the configuration in force asks for."""

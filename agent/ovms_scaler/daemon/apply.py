@@ -16,7 +16,7 @@ from ovms_scaler.daemon.ports import ProxyPort, Units
 from ovms_scaler.errors import HostError
 from ovms_scaler.host.store import Store
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 class Applier:

@@ -17,7 +17,7 @@ from aiohttp import web
 from ovms_scaler.daemon.agent import Agent
 from ovms_scaler.errors import ConfigError, HostError, ScalerError
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 SOCKET = Path("/run/ovms-scaler/control.sock")
 # Members may change things without being root.

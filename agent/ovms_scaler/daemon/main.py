@@ -24,13 +24,13 @@ from ovms_scaler.daemon.health import HealthWatch
 from ovms_scaler.daemon.observe import Memory, Observer
 from ovms_scaler.errors import HostError, ScalerError
 from ovms_scaler.host.nginx import Nginx
-from ovms_scaler.host.notify import notify
+from ovms_scaler.host.notify import Notifier
 from ovms_scaler.host.ovms import Engine
 from ovms_scaler.host.store import Store
 from ovms_scaler.host.sysfs import read_topology
 from ovms_scaler.host.systemd import Systemd
 
-logger: structlog.stdlib.BoundLogger = structlog.get_logger()
+logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 LOCK = Path("/run/ovms-scaler/lock")
 PROXY_USER = "ovms-scaler-proxy"
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 async def _run(config_file: Path) -> None:
-    memory, store = Memory(), Store()
+    memory, store, notifier = Memory(), Store(), Notifier()
     async with await Systemd.open() as units:
         health = HealthWatch(
             lambda port, timeout_sec: Engine(port, timeout_sec=timeout_sec), lambda: agent.wake()
@@ -78,7 +78,7 @@ async def _run(config_file: Path) -> None:
             store=store,
             observer=observer,
             applier=applier,
-            notify=notify,
+            notifier=notifier,
         )
         units.subscribe(agent.wake)
         control = Control(agent)
@@ -88,11 +88,12 @@ async def _run(config_file: Path) -> None:
         try:
             await _until_terminated(agent)
         finally:
-            notify(stopping=True)
+            notifier.stopping()
             await control.close()
             await applier.close()
             await health.close()
             logger.info("agent stopped")
+            notifier.close()
 
 
 async def _until_terminated(agent: Agent) -> None:

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every plan is replayed in a world in memory, also from each point at which it can be interrupted."""
+
+from dataclasses import replace
+
+import pytest
+import world
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from world import World
+
+from ovms_scaler.core.facts import Facts, InstanceFacts, Probe
+from ovms_scaler.core.lifecycle import State
+from ovms_scaler.core.plan import plan
+from ovms_scaler.core.target import Target, resolve
+
+BOTH = {"chat-numa0", "chat-numa1"}
+PHYSICAL = {"smt": "physical"}
+
+
+def started() -> tuple[World, Target]:
+    host, wanted = World(), world.target()
+    host.settle(wanted)
+    return host, wanted
+
+
+def test_plan_from_nothing_routes_every_instance_once_warm() -> None:
+    host, wanted = World(), world.target()
+    host.step(wanted)
+    assert host.routed(wanted) == set()
+    host.settle(wanted)
+    assert host.routed(wanted) == BOTH
+
+
+def test_plan_when_all_is_right_does_nothing() -> None:
+    host, wanted = started()
+    assert plan(wanted, host.facts(wanted)).actions == ()
+
+
+def test_plan_is_the_same_whatever_the_order_of_the_facts() -> None:
+    host, wanted = World(), world.target()
+    facts = host.facts(wanted)
+    backwards = replace(facts, instances=dict(reversed(list(facts.instances.items()))))
+    assert plan(wanted, facts) == plan(wanted, backwards)
+
+
+def test_plan_after_the_agent_was_killed_touches_nothing() -> None:
+    host, wanted = started()
+    before = len(host.log)
+    for name, health in host.health.items():
+        # What the returning agent believes of a routed instance until it has asked.
+        host.health[name] = replace(health, probe=Probe.available, warmed=True)
+    host.settle(wanted)
+    assert host.log[before:] == []
+
+
+def test_plan_without_an_answer_from_systemd_changes_nothing() -> None:
+    host, wanted = started()
+    silent = Facts(
+        instances={name: InstanceFacts(files=own) for name, own in host.files.items()}, proxy=host.proxy
+    )
+    assert plan(wanted, silent).actions == ()
+
+
+def test_plan_for_a_crashed_instance_takes_it_out_and_routes_it_again_only_when_warm() -> None:
+    host, wanted = started()
+    host.end("chat-numa0", state="activating", result="signal")
+    host.step(wanted)
+    assert host.routed(wanted) == {"chat-numa1"}
+    host.run("chat-numa0", wanted.wanted["chat-numa0"].instance.cpus)
+    host.step(wanted)
+    assert host.routed(wanted) == {"chat-numa1"}
+    host.settle(wanted)
+    assert host.routed(wanted) == BOTH
+
+
+def test_plan_for_a_change_rolls_one_instance_at_a_time() -> None:
+    host, _ = started()
+    changed = world.target(PHYSICAL)
+    least = len(BOTH)
+    for _ in range(50):
+        host.step(changed)
+        least = min(least, len(host.routed(changed)))
+        for name in [name for name, health in host.health.items() if not health.warmed]:
+            host.load(name)
+        host.since_reload_sec = float("inf")
+    assert least == 1
+    assert host.routed(changed) == BOTH
+    assert {name: host.cpus[name] for name in BOTH} == {
+        name: changed.wanted[name].instance.cpus for name in BOTH
+    }
+
+
+def test_plan_for_a_change_of_the_only_instance_waits_for_permission() -> None:
+    host, first = World(), world.target(nodes=1)
+    host.settle(first)
+    changed = world.target(PHYSICAL, nodes=1)
+    planned = host.step(changed)
+    assert planned.actions == ()
+    assert planned.verdicts["chat-numa0"].state is State.ready
+    assert "outage" in planned.verdicts["chat-numa0"].reason
+    host.settle(changed, allow_outage=True)
+    assert host.cpus["chat-numa0"] == changed.wanted["chat-numa0"].instance.cpus
+
+
+def test_plan_for_a_change_that_fails_stops_at_the_first_instance() -> None:
+    host, _ = started()
+    changed = world.target(PHYSICAL)
+    for _ in range(20):
+        host.step(changed)
+        if (failed := next((name for name, one in host.health.items() if not one.warmed), None)) is not None:
+            host.end(failed, state="failed", result="exit-code")
+    assert len(host.routed(changed)) == 1
+
+
+def test_plan_drains_before_it_stops() -> None:
+    host, _ = started()
+    changed = world.target(PHYSICAL)
+    host.connections = dict.fromkeys(BOTH, 2)
+    for _ in range(5):
+        planned = host.step(changed)
+    assert len(host.routed(changed)) == 1
+    assert all(unit.active_state == "active" for unit in host.units.values())
+    draining = [verdict for verdict in planned.verdicts.values() if verdict.state is State.draining]
+    assert [verdict.reason for verdict in draining] == ["its configuration changed; 2 connections left"]
+    host.connections = {}
+    host.settle(changed)
+    assert host.routed(changed) == BOTH
+
+
+def test_plan_leaves_what_the_administrator_stopped() -> None:
+    host, wanted = started()
+    host.end("chat-numa0", state="inactive")
+    host.settle(wanted)
+    planned = host.step(wanted)
+    assert host.routed(wanted) == {"chat-numa1"}
+    assert planned.verdicts["chat-numa0"].state is State.stopped
+    assert planned.verdicts["chat-numa0"].hint == "systemctl start ovms@chat-numa0.service"
+
+
+def test_plan_leaves_everything_when_the_target_was_stopped() -> None:
+    host, wanted = started()
+    host.target = replace(host.target, active_state="inactive")
+    for name in BOTH:
+        host.end(name, state="inactive")
+    host.settle(wanted)
+    planned = host.step(wanted)
+    assert planned.actions == ()
+    assert {verdict.hint for verdict in planned.verdicts.values()} == {"systemctl start ovms.target"}
+
+
+@pytest.mark.parametrize("instances", [{"chat-numa0"}, BOTH], ids=["one of two is ill", "all are ill"])
+def test_plan_takes_out_the_ill_but_never_the_last(instances: set[str]) -> None:
+    host, wanted = started()
+    for name in instances:
+        host.health[name] = replace(
+            host.health[name], failures=3, probe=Probe.silent, detail="no answer in 5 s"
+        )
+    host.settle(wanted)
+    assert host.routed(wanted) == (BOTH - instances or BOTH)
+
+
+def test_plan_for_a_removed_pool_drains_stops_and_removes_it() -> None:
+    one, two = {"nodes": "0"}, {"name": "code", "nodes": "1", "listen": "8001"}
+    host, both = World(), world.target(one, two)
+    host.settle(both)
+    host.connections["code-numa1"] = 1
+    rest = world.target(one, port_book=both.port_book)
+    for _ in range(3):
+        planned = host.step(rest)
+    assert planned.verdicts["code-numa1"].state is State.draining
+    host.connections.clear()
+    host.settle(rest)
+    assert host.files.keys() == {"chat-numa0"}
+    assert host.units["code-numa1"].active_state == "inactive"
+
+
+def test_plan_starts_no_instance_on_cores_that_another_still_uses() -> None:
+    host, first = World(), world.target({"name": "old"})
+    host.settle(first)
+    host.connections = {"old-numa0": 1, "old-numa1": 1}
+    renamed = world.target({"name": "new"}, port_book=first.port_book)
+    for _ in range(5):
+        planned = host.step(renamed)
+    assert planned.verdicts["new-numa0"].reason == "waits for CPUs 0-3 that old-numa0 still runs on"
+    host.connections = {}
+    host.settle(renamed)
+    assert host.routed(renamed) == {"new-numa0", "new-numa1"}
+
+
+def test_plan_never_starts_what_has_a_problem() -> None:
+    host = World()
+    broken = world.spec({})
+    models = {"chat": world.model(kind=None, problem="no such directory", hint="look there")}
+    wanted = resolve(broken, world.topology(), models, {})
+    host.settle(wanted)
+    planned = host.step(wanted)
+    assert not host.units
+    assert {verdict.reason for verdict in planned.verdicts.values()} == {"no such directory"}
+
+
+def test_plan_leaves_an_instance_whose_model_vanished_as_it_is() -> None:
+    host, wanted = started()
+    models = {"chat": world.model(kind=None, problem="no such directory")}
+    vanished = resolve(world.spec({}), world.topology(), models, wanted.port_book)
+    assert plan(vanished, host.facts(vanished)).actions == ()
+
+
+def test_plan_coalesces_those_that_join() -> None:
+    host, wanted = World(), world.target()
+    host.step(wanted)
+    host.step(wanted)
+    host.load("chat-numa0")
+    host.step(wanted)
+    host.load("chat-numa1")
+    planned = host.step(wanted)
+    assert planned.actions == ()
+    assert planned.wake_in_sec is not None
+    assert 0 < planned.wake_in_sec <= 2
+    host.since_reload_sec = float("inf")
+    host.step(wanted)
+    assert host.routed(wanted) == BOTH
+
+
+CHANGES = [
+    pytest.param(world.target(), id="nothing"),
+    pytest.param(world.target(PHYSICAL), id="other CPUs"),
+    pytest.param(world.target({"instances_per_node": 2}), id="more instances"),
+    pytest.param(world.target({"nodes": "1"}), id="fewer instances"),
+    pytest.param(world.target({"name": "other"}), id="another name"),
+    pytest.param(world.target({"placement": "whole"}), id="one for all"),
+    pytest.param(
+        world.target({"nodes": "0"}, {"name": "b", "nodes": "1", "listen": "8001"}), id="two pools"
+    ),
+    pytest.param(world.target({"weight": 7}), id="only the proxy"),
+]
+
+
+@pytest.mark.parametrize("changed", CHANGES)
+def test_plan_interrupted_anywhere_is_finished_by_the_next(changed: Target) -> None:
+    for interrupted_pass in range(6):
+        for actions_done in range(4):
+            host, _ = started()
+            for _ in range(interrupted_pass):
+                host.step(changed, allow_outage=True)
+            host.step(changed, allow_outage=True, interrupt_after=actions_done)
+            host.settle(changed, allow_outage=True)
+            assert host.routed(changed) == set(changed.wanted)
+            assert host.files.keys() == changed.wanted.keys()
+            assert plan(changed, host.facts(changed)).actions == ()
+
+
+EVENTS = st.sampled_from(
+    ["crash", "fail", "stop", "ill", "well", "busy", "idle", "load", "change", "back", "pass"]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(EVENTS, st.sampled_from(sorted(BOTH))), max_size=30))
+def test_plan_keeps_its_invariants_whatever_happens(events: list[tuple[str, str]]) -> None:
+    host, wanted = started()
+    first, changed = wanted, world.target(PHYSICAL)
+    for event, name in events:
+        active = name in host.units and host.units[name].active_state == "active"
+        match event:
+            case "crash" | "fail" | "stop" if active:
+                state = {"crash": "activating", "fail": "failed", "stop": "inactive"}[event]
+                host.end(name, state=state)
+            case "ill" if name in host.health:
+                host.health[name] = replace(host.health[name], failures=9, probe=Probe.silent)
+            case "well" if name in host.health:
+                host.health[name] = replace(host.health[name], failures=0, probe=Probe.available)
+            case "busy" | "idle":
+                host.connections[name] = 3 if event == "busy" else 0
+            case "load" if name in host.health:
+                host.load(name)
+            case "change" | "back":
+                wanted = changed if event == "change" else first
+            case _:
+                host.step(wanted)
+        host.step(wanted)

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A host in memory that obeys actions: every plan is replayed against it and must keep its invariants."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from hashlib import md5
+from typing import Any
+
+from ovms_scaler.core import actions
+from ovms_scaler.core.facts import (
+    ExecFacts,
+    Facts,
+    Health,
+    InstanceFacts,
+    Probe,
+    ProcessFacts,
+    ProxyFacts,
+    UnitFacts,
+)
+from ovms_scaler.core.model import ModelFacts, ModelKind
+from ovms_scaler.core.placement import unit_name
+from ovms_scaler.core.plan import Plan, plan
+from ovms_scaler.core.rotation import routed_now
+from ovms_scaler.core.spec import Spec, parse_spec
+from ovms_scaler.core.table import Reader
+from ovms_scaler.core.target import Target, Wanted, resolve
+from ovms_scaler.core.topology import Node, Topology
+
+ALL_CPUS = frozenset(range(8))
+
+
+def topology(nodes: int = 2) -> Topology:
+    """Nodes of four CPUs, which are two cores of two threads each."""
+    cpus = {number: frozenset(range(4 * number, 4 * number + 4)) for number in range(nodes)}
+    cores = tuple(
+        frozenset({cpu, cpu + 1}) for number in range(nodes) for cpu in (4 * number, 4 * number + 2)
+    )
+    everything = frozenset(range(4 * nodes))
+    return Topology(
+        nodes=tuple(Node(id=number, cpus=own, memory_bytes=2**36) for number, own in cpus.items()),
+        cores=cores,
+        online=everything,
+        allowed=everything,
+        allowed_memory_nodes=frozenset(range(nodes)),
+        cpu_flags=frozenset({"amx_bf16"}),
+    )
+
+
+def spec(*pools: Mapping[str, object], **tables: object) -> Spec:
+    """A configuration in which what a pool must have has a default."""
+    defaults = {"name": "chat", "model_name": "org/tiny", "model_path": "/srv/models/tiny"}
+    document = {"pool": [{**defaults, **pool} for pool in pools], **tables}
+    return parse_spec(document, Reader(lambda _: "config.toml"))
+
+
+def model(**facts: Any) -> ModelFacts:
+    """A model that can be served and asked for text."""
+    good = ModelFacts(path="/srv/models/tiny", kind=ModelKind.llm, weights_bytes=2**20, generates=True)
+    return replace(good, **facts)
+
+
+def target(
+    *pools: Mapping[str, object], nodes: int = 2, port_book: Mapping[str, int] | None = None
+) -> Target:
+    wanted = spec(*(pools or ({},)))
+    models = {pool.name: model() for pool in wanted.pool}
+    return resolve(wanted, topology(nodes), models, port_book or {})
+
+
+class BrokenInvariantError(AssertionError):
+    """A plan would have done harm."""
+
+
+class World:
+    """Instances, files, the proxy and ovms.target; time stands still unless a test moves it."""
+
+    def __init__(self) -> None:
+        self.units: dict[str, UnitFacts] = {}
+        self.files: dict[str, dict[str, str]] = {}
+        self.cpus: dict[str, frozenset[int]] = {}
+        self.health: dict[str, Health] = {}
+        self.connections: dict[str, int] = {}
+        self.started: set[str] = set()
+        self.target = UnitFacts(
+            unit="ovms.target", load_state="loaded", active_state="inactive", sub_state="dead"
+        )
+        self.target_started = False
+        self.proxy = ProxyFacts(
+            unit=UnitFacts(
+                unit="ovms-scaler-proxy.service",
+                load_state="loaded",
+                active_state="inactive",
+                sub_state="dead",
+            )
+        )
+        self.since_reload_sec = float("inf")
+        self.log: list[str] = []
+        self._starts = 0
+
+    def facts(self, wanted: Target) -> Facts:
+        names = self.units.keys() | self.files.keys() | wanted.wanted.keys()
+        return Facts(
+            instances={name: self._instance(name, wanted.wanted.get(name)) for name in sorted(names)},
+            target=self.target,
+            target_started=self.target_started,
+            proxy=self.proxy,
+            since_reload_sec=self.since_reload_sec,
+        )
+
+    def _instance(self, name: str, wanted: Wanted | None) -> InstanceFacts:
+        unit = self.units.get(name, _unit(name))
+        running = unit.active_state == "active"
+        understood = process = None
+        if running:
+            process = ProcessFacts(
+                pid=unit.main_pid, cpus_allowed=self.cpus[name], memory_nodes_allowed=frozenset(range(8))
+            )
+        if running and wanted is not None:
+            instance = wanted.instance
+            understood = ExecFacts(
+                cpu_affinity=self.cpus[name],
+                numa_policy=instance.memory.value if instance.memory else "default",
+                numa_mask=instance.memory_nodes,
+                allowed_cpus=self.cpus[name],
+                allowed_memory_nodes=instance.memory_nodes,
+                argv=wanted.argv,
+                drop_in_paths=(),
+            )
+        return InstanceFacts(
+            unit=unit,
+            exec=understood,
+            process=process,
+            health=self.health.get(name),
+            files=self.files.get(name, {}),
+            started=name in self.started,
+            connections=self.connections.get(name, 0),
+        )
+
+    def apply(self, action: actions.Action, wanted: Target) -> None:
+        """Carry out one action. Raises BrokenInvariantError when it must not have been planned."""
+        self.log.append(action.describe())
+        match action:
+            case actions.StartTarget():
+                self.target = replace(self.target, active_state="active")
+                self.target_started = True
+            case actions.Write():
+                self._require(not self._is_running(action.instance), f"{action.describe()} while it runs")
+                self.files[action.instance] = dict(action.files)
+            case actions.Remove():
+                self._require(not self._is_running(action.instance), f"{action.describe()} while it runs")
+                self.files.pop(action.instance, None)
+            case actions.Start():
+                self._start(action, wanted)
+            case actions.Stop():
+                routed = routed_now(self.facts(wanted))
+                self._require(action.instance not in routed, f"{action.describe()} while it is routed")
+                self._require(not self.connections.get(action.instance), f"{action.describe()} while in use")
+                self.started.discard(action.instance)
+                self.end(action.instance, state="inactive")
+            case actions.InstallProxy():
+                self._install(action, wanted)
+
+    def _start(self, action: actions.Start, wanted: Target) -> None:
+        instance = wanted.wanted[action.instance].instance
+        self._require(action.instance in self.files, f"{action.describe()} without files")
+        own = instance.cpus or ALL_CPUS
+        for other, cpus in self.cpus.items():
+            if other != action.instance and self._is_running(other):
+                self._require(not cpus & own, f"{action.describe()} on CPUs of {other}")
+        self.run(action.instance, own)
+
+    def _install(self, action: actions.InstallProxy, wanted: Target) -> None:
+        before = routed_now(self.facts(wanted))
+        unit = replace(self.proxy.unit, active_state="active") if self.proxy.unit else None
+        self.proxy = ProxyFacts(
+            files=dict(action.files.files), generation=action.files.generation, unit=unit, started=True
+        )
+        self.since_reload_sec = 0.0
+        for name in routed_now(self.facts(wanted)).keys() - before.keys():
+            self._require(self.health[name].warmed, f"{name} is routed before it was warmed")
+
+    def unroute(self, name: str) -> None:
+        """What the unit itself does when it stops: its route goes, whether the agent lives or not."""
+        kept = {path: text for path, text in self.proxy.files.items() if not path.endswith(f"/{name}.conf")}
+        self.proxy = replace(self.proxy, files=kept, generation="unrouted")
+
+    def run(self, name: str, cpus: frozenset[int]) -> None:
+        """Its process starts: the unit is active, nothing is loaded."""
+        self._starts += 1
+        invocation = md5(f"{name} {self._starts}".encode(), usedforsecurity=False).hexdigest()
+        self.units[name] = _unit(
+            name, active_state="active", main_pid=self._starts, invocation_id=invocation
+        )
+        self.cpus[name] = cpus
+        self.started.add(name)
+        self.health[name] = Health(invocation_id=invocation, probe=Probe.refused, detail="not asked yet")
+
+    def end(self, name: str, *, state: str, result: str = "success") -> None:
+        """Its process has gone."""
+        self.units[name] = _unit(name, active_state=state, result=result)
+        self.cpus.pop(name, None)
+        self.health.pop(name, None)
+        self.unroute(name)
+
+    def load(self, name: str) -> None:
+        """It finishes loading and answers its first generation."""
+        self.health[name] = replace(self.health[name], probe=Probe.available, warmed=True, detail="")
+
+    def step(
+        self, wanted: Target, *, allow_outage: bool = False, interrupt_after: int | None = None
+    ) -> Plan:
+        """One pass, of which only the first actions are carried out when it is interrupted."""
+        planned = plan(wanted, self.facts(wanted), allow_outage=allow_outage)
+        for action in planned.actions[:interrupt_after]:
+            self.apply(action, wanted)
+        return planned
+
+    def settle(self, wanted: Target, *, allow_outage: bool = False, at_most: int = 200) -> int:
+        """Passes until nothing is left to do, every engine loading in between; how many there were."""
+        for number in range(at_most):
+            planned = self.step(wanted, allow_outage=allow_outage)
+            loading = [name for name, health in self.health.items() if not health.warmed]
+            for name in loading:
+                self.load(name)
+            if not planned.actions and not loading:
+                if planned.wake_in_sec is None:
+                    return number
+                self.since_reload_sec = float("inf")
+        raise BrokenInvariantError(f"never settles; last: {self.log[-10:]}")
+
+    def routed(self, wanted: Target) -> set[str]:
+        return set(routed_now(self.facts(wanted)))
+
+    def _is_running(self, name: str) -> bool:
+        unit = self.units.get(name)
+        return unit is not None and unit.is_running
+
+    @staticmethod
+    def _require(condition: object, harm: str) -> None:
+        if not condition:
+            raise BrokenInvariantError(harm)
+
+
+def _unit(name: str, *, active_state: str = "inactive", **facts: Any) -> UnitFacts:
+    unit = UnitFacts(unit=unit_name(name), load_state="loaded", active_state=active_state, sub_state="")
+    return replace(unit, **facts)
