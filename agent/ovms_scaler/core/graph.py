@@ -19,8 +19,8 @@ from ovms_scaler.core.model import (
 from ovms_scaler.core.spec import Graph
 from ovms_scaler.errors import InputError
 
-# The LLM graph as OVMS's own exporter writes it (demos/continuous_batching/graph.pbtxt), with the one default
-# in which that exporter and the engine differ (src/graph_export/graph_export.cpp).
+# The LLM graph as OVMS's own exporter writes it (demos/continuous_batching/graph.pbtxt), with the one
+# default in which that exporter and the engine differ (src/graph_export/graph_export.cpp).
 _LLM_GRAPH = """
 input_stream: "HTTP_REQUEST_PAYLOAD:input"
 output_stream: "HTTP_RESPONSE_PAYLOAD:output"

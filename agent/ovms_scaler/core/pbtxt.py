@@ -286,7 +286,7 @@ def _inline(value: Value) -> str:
 
 
 def _quoted(text: str) -> str:
-    """``text`` as a literal in the quotes that it has none of; what cannot be printed as octal UTF-8 bytes."""
+    """``text`` as a literal in the quotes that it has none of; what cannot be printed as octal bytes."""
     quote = "'" if '"' in text and "'" not in text else '"'
     return quote + "".join(_escaped(char, quote) for char in text) + quote
 

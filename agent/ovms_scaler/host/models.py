@@ -83,7 +83,7 @@ def _read_directory(path: str, root: Path) -> ModelFacts:
                       reverse=True)
     for version in versions:
         newest = directory / str(version)
-        if newest.is_dir() and any(newest.glob(f"*{suffix}") for suffix in _CLASSIC_SUFFIXES):
+        if newest.is_dir() and any(file.suffix in _CLASSIC_SUFFIXES for file in newest.iterdir()):
             return ModelFacts(path=path, kind=ModelKind.classic, weights_bytes=_weights_bytes(newest))
     if any((directory / name).is_file() for name in _LLM_FILES):
         return _read_export(path, directory)
@@ -210,6 +210,9 @@ def _modes(path: str, root: Path) -> Iterator[tuple[str, int, bool]]:
     while todo:
         part = todo.pop(0)
         shown = os.path.normpath(os.path.join(done, part))
+        if part in (".", ".."):   # back to where the way led before
+            done = shown
+            continue
         try:
             mode = os.lstat(_inside(shown, root)).st_mode
             if stat.S_ISLNK(mode) and (links := links + 1) <= MAX_LINKS:
