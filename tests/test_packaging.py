@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is installed beside code and units: the configuration as shipped, and what needrestart is told."""
+
+import dataclasses
+import re
+import subprocess
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ovms_scaler.core.spec import Engine, Graph, HealthRules, Ovms, Pool, Proxy, Spec
+
+PACKAGING = Path(__file__).parents[1] / "packaging"
+CONFIG = (PACKAGING / "config.toml").read_text()
+TABLES = {
+    "engine": Engine,
+    "health": HealthRules,
+    "pool": Pool,
+    "pool.graph": Graph,
+    "pool.ovms": Ovms,
+    "proxy": Proxy,
+}
+
+
+def read_uncommented() -> dict[str, Any]:
+    """The shipped file with every "#key = value" and "#[table]" in force."""
+    return tomllib.loads(re.sub(r"^#(?=[\w\[])", "", CONFIG, flags=re.M))
+
+
+def read_tables() -> dict[str, Mapping[str, Any]]:
+    document = read_uncommented()
+    (pool,) = document["pool"]
+    return {
+        **{name: table for name, table in document.items() if name != "pool"},
+        **{f"pool.{name}": pool.pop(name) for name in ("graph", "ovms")},
+        "pool": pool,
+    }
+
+
+def test_shipped_configuration_sets_nothing() -> None:
+    assert tomllib.loads(CONFIG) == {}
+
+
+def test_shipped_configuration_shows_every_table() -> None:
+    assert sorted(read_tables()) == sorted(TABLES)
+    assert sorted(read_uncommented()) == sorted(field.name for field in dataclasses.fields(Spec))
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_shipped_configuration_shows_every_key(name: str) -> None:
+    keys = {field.name for field in dataclasses.fields(TABLES[name]) if f"{name}.{field.name}" not in TABLES}
+    assert set(read_tables()[name]) == keys
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_shipped_configuration_shows_the_defaults(name: str) -> None:
+    """A key without a default shows an example; see test_shipped_configuration_marks_examples."""
+    shown = read_tables()[name]
+    for field in dataclasses.fields(TABLES[name]):
+        if has_default(field) and field.name in shown:
+            assert shown[field.name] == field.default, f"{name}.{field.name}"
+
+
+def test_shipped_configuration_marks_examples() -> None:
+    """Whoever reads "#weight = 32" must not take it for the default."""
+    unmarked = []
+    for name in ("engine", "health", "pool", "proxy"):
+        for field in dataclasses.fields(TABLES[name]):
+            comment = re.search(rf"((?:^# .*\n)+)(?:#.*\n)?^#{field.name} = ", CONFIG, re.M)
+            if comment is not None and has_default(field) == ("(Example)" in comment[1]):
+                unmarked.append(f"{name}.{field.name}")
+    assert unmarked == []
+
+
+def has_default(field: "dataclasses.Field[Any]") -> bool:
+    """Whether leaving the key out is the same as giving it some value."""
+    return field.default is not dataclasses.MISSING and field.default not in (None, "", ())
+
+
+@pytest.mark.parametrize(
+    ("unit", "kept"),
+    [
+        pytest.param("ovms@chat-numa0.service", True, id="instance"),
+        pytest.param("ovms-scaler-proxy.service", True, id="proxy"),
+        pytest.param("ovms-scaler.service", False, id="agent, which nobody waits for"),
+        pytest.param("nginx.service", False, id="the administrator's own proxy"),
+    ],
+)
+def test_needrestart_leaves_alone(unit: str, *, kept: bool) -> None:
+    """needrestart evaluates the file as Perl and leaves out what a pattern sets to 0."""
+    script = (
+        "our %nrconf; my ($file, $unit) = @ARGV; do $file or defined $nrconf{override_rc} or die;"
+        "for (keys %{$nrconf{override_rc}}) { print 'kept' if $unit =~ /$_/ && !$nrconf{override_rc}{$_} }"
+    )
+    override = PACKAGING / "needrestart/ovms-scaler.conf"
+    done = subprocess.run(
+        ["perl", "-e", script, override, unit], check=True, capture_output=True, text=True, timeout=10
+    )
+    assert done.stdout == ("kept" if kept else "")
