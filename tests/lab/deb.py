@@ -51,6 +51,11 @@ def output_directory(release: str) -> Path:
     return paths.CACHE / "deb" / release
 
 
+def read_key(release: str) -> str:
+    """Names the content that the packages of `release` were built from; they must have been built."""
+    return (output_directory(release) / ".key").read_text()
+
+
 def build(release: str) -> list[Path]:
     """The packages of `release`, built now if the sources changed. Raises LabError when that fails."""
     target = output_directory(release)

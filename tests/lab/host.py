@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
-from lab import commands, keeper, keeping, netns, paths
+from lab import commands, keeping, netns, paths
 from lab.commands import LabError
 from lab.image import Image
 from lab.keeping import Keeping
@@ -34,6 +34,7 @@ class Host:
         self.name = name
         self.image = image
         self.pid1 = 0
+        self.init_group = Path()
         self.boot_sec = 0.0
         hosts = paths.CACHE / "hosts"
         hosts.mkdir(parents=True, exist_ok=True)
@@ -108,7 +109,10 @@ class Host:
     def wait_until_booted(self, *, timeout_sec: float = 60) -> None:
         """Wait for the systemd of a host that is starting, or starting again, to be done with it."""
         begun = time.monotonic()
-        self.pid1 = self._wait_for_report("ready", timeout_sec)["leader"]
+        self._wait_for_report("ready", timeout_sec)
+        if self.keeping is not None:
+            self.pid1 = self.keeping.read_pid1()
+            self.init_group = self.keeping.read_init_group()
         self.boot_sec = time.monotonic() - begun
 
     def reboot(self, *, timeout_sec: float = 60) -> None:
@@ -137,12 +141,19 @@ class Host:
     def command(self, *argv: str, env: Mapping[str, str] | None = None) -> list[str]:
         """The command line that runs `argv` inside as root, for whoever starts processes themselves."""
         variables = [f"{name}={value}" for name, value in {**commands.ENVIRONMENT, **(env or {})}.items()]
-        enter = ["nsenter", "--all", f"--target={self._leader()}", "env", "--ignore-environment", *variables]
-        return ["sh", "-c", commands.ENTER_GROUP, "sh", str(self._group() / "cgroup.procs"), *enter, *argv]
+        enter = [
+            "nsenter",
+            "--all",
+            f"--target={self._running()}",
+            "env",
+            "--ignore-environment",
+            *variables,
+        ]
+        return ["sh", "-c", commands.ENTER_GROUP, "sh", str(self.init_group / "cgroup.procs"), *enter, *argv]
 
     def netns_command(self, *argv: str) -> list[str]:
         """The command line that runs `argv`, a program of the machine, in the network of the host."""
-        return ["nsenter", f"--net=/proc/{self._leader()}/ns/net", *argv]
+        return ["nsenter", f"--net=/proc/{self._running()}/ns/net", *argv]
 
     def run(
         self,
@@ -218,7 +229,7 @@ class Host:
 
     def connect(self, port: int, *, address: str = "127.0.0.1", timeout_sec: float = 30) -> socket.socket:
         """A TCP connection to a port of the host."""
-        return netns.connect(self._leader(), (address, port), timeout_sec)
+        return netns.connect(self._running(), (address, port), timeout_sec)
 
     def http(
         self,
@@ -237,7 +248,7 @@ class Host:
             body = json.dumps(body).encode()
             fields.setdefault("Content-Type", "application/json")
         if unix:
-            connection = netns.connect_unix(self._leader(), unix, timeout_sec)
+            connection = netns.connect_unix(self._running(), unix, timeout_sec)
         else:
             connection = self.connect(port, timeout_sec=timeout_sec)
         return netns.request(connection, method, path, body, fields)
@@ -281,22 +292,14 @@ class Host:
             return self.run("sh", "-c", condition, check=False).returncode == 0
         return bool(condition())
 
-    def _leader(self) -> int:
+    def _running(self) -> int:
         if not self.pid1:
             raise LabError(f"cannot reach host {self.name!r}: it is off")
         return self.pid1
 
-    def _group(self) -> Path:
-        """The control group of the host's PID 1, where commands join it."""
-        lines = Path(f"/proc/{self._leader()}/cgroup").read_text().splitlines()
-        unified = next(line.removeprefix("0::") for line in lines if line.startswith("0::"))
-        mount = next(path for path, is_unified in keeper.read_hierarchies() if is_unified)
-        return mount / unified.lstrip("/")
-
-    def _wait_for_report(self, event: str, timeout_sec: float) -> dict[str, int]:
-        report = self.keeping and self.keeping.wait_for_report(event, timeout_sec=timeout_sec)
-        if report:
-            return report
+    def _wait_for_report(self, event: str, timeout_sec: float) -> None:
+        if self.keeping is not None and self.keeping.wait_for_report(event, timeout_sec=timeout_sec):
+            return
         why = f"waited {timeout_sec} s for {event!r} of host {self.name!r}"
         raise LabError(f"{why}; its console:\n{self.console()[-8000:]}")
 

@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeps one disposable host: its writable layer, its control groups and the systemd-nspawn that runs it.
 
-A program of its own, started by keeping.py in a mount namespace that nobody else shares: all mounts of a
-host exist in that namespace only and vanish with its last process, however the tests end. It is told what to
-keep by one JSON argument, reports each change as a JSON line on its standard output, starts the host again
-when it reboots, and takes everything down when its standard input is closed.
+A program of its own, started by keeping.py as the first process of a PID namespace and in a mount namespace
+that nobody else shares: the kernel ends all processes of the host with this one, and all mounts with those,
+however the tests end. It is told what to keep by one line of JSON on its standard input, reports each change
+as a line on its standard output, starts the host again when it reboots, and takes everything down when its
+standard input is closed.
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import select
 import selectors
-import signal
 import socket
 import subprocess
 import sys
@@ -21,17 +20,15 @@ from pathlib import Path
 from typing import Any
 
 GROUP_PREFIX = "ovms-lab-"
-PR_SET_PDEATHSIG = 1
 # systemd-nspawn --keep-unit ends with this when the container asks for a reboot (EXIT_FORCE_RESTART).
 REBOOT = 133
 # nspawn takes these away, but a host has them: locked memory, and BPF for DeviceAllow= and IPAddressDeny=.
 CAPABILITIES = "CAP_IPC_LOCK,CAP_BPF,CAP_PERFMON"
-LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-def report(event: str, **details: int) -> None:
+def report(event: str) -> None:
     """Tell the parent what happened."""
-    sys.stdout.write(json.dumps({"event": event, **details}) + "\n")
+    sys.stdout.write(event + "\n")
     sys.stdout.flush()
 
 
@@ -53,6 +50,7 @@ class Groups:
     """The control group of one host in every hierarchy of the machine."""
 
     def __init__(self, name: str, *, memory_bytes: int, tasks: int) -> None:
+        self.name = name
         self.directories: list[Path] = []
         limits = {
             "memory.max": memory_bytes,
@@ -77,6 +75,10 @@ class Groups:
         for directory in self.directories:
             (directory / "cgroup.procs").write_text("0")
 
+    def kill(self) -> None:
+        """End all processes inside: the container's PID 1 does not end with systemd-nspawn."""
+        (self.unified / "cgroup.kill").write_text("1")
+
     def wait_until_empty(self, timeout_sec: float) -> None:
         """Wait until no process is left; cgroup.events announces it with POLLPRI (cgroups(7))."""
         with (self.unified / "cgroup.events").open() as events:
@@ -85,11 +87,11 @@ class Groups:
             while "populated 1" in events.read() and poll.poll(timeout_sec * 1000):
                 events.seek(0)
 
-    def remove(self, *, name: str) -> None:
+    def remove(self) -> None:
         """Remove the groups, also those that systemd-nspawn made in the other hierarchies."""
         for mount, _ in read_hierarchies():
-            if (mount / name).is_dir():
-                remove_group(mount / name)
+            if (mount / self.name).is_dir():
+                remove_group(mount / self.name)
 
 
 def mount(*argv: str) -> None:
@@ -134,15 +136,13 @@ class Keeper:
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self.spec = spec
-        self.group = f"{GROUP_PREFIX}{os.getpid()}"
-        self.groups = Groups(self.group, memory_bytes=spec["memory_bytes"], tasks=spec["tasks"])
+        self.groups = Groups(spec["group"], memory_bytes=spec["memory_bytes"], tasks=spec["tasks"])
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        self.notify.bind(f"\0{self.group}")
-        self.leader = 0
+        self.notify.bind(f"\0{self.groups.name}")
 
     def start(self) -> "subprocess.Popen[bytes]":
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "TERM": "dumb", "LANG": "C.UTF-8"}
-        environment |= {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1", "NOTIFY_SOCKET": f"@{self.group}"}
+        environment |= {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1", "NOTIFY_SOCKET": f"@{self.groups.name}"}
         # What an earlier boot left here would be in the way of nspawn's own groups.
         for child in self.groups.unified.iterdir():
             if child.is_dir():
@@ -154,12 +154,8 @@ class Keeper:
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
-                preexec_fn=self.prepare_child,
+                preexec_fn=self.groups.enter,
             )
-
-    def prepare_child(self) -> None:
-        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        self.groups.enter()
 
     def keep(self) -> None:
         """Run the host, again after each reboot."""
@@ -171,7 +167,7 @@ class Keeper:
                 break
             report("rebooting")
         if status is not None:
-            report("exited", status=status)
+            report("exited")
             # The writable layer can still be read through this process until the parent has had enough.
             sys.stdin.buffer.read()
 
@@ -189,32 +185,27 @@ class Keeper:
                     if ended in ready:
                         return process.wait()
                     if sys.stdin in ready:
-                        process.kill()
+                        self.groups.kill()
                         process.wait()
                         return None
             finally:
                 os.close(ended)
 
     def read_notification(self) -> None:
-        """systemd-nspawn passes on the READY=1 of the host's systemd, and names its PID 1 (sd_notify(3))."""
-        for line in self.notify.recv(65536).decode().splitlines():
-            name, _, value = line.partition("=")
-            if name == "X_NSPAWN_LEADER_PID":
-                self.leader = int(value)
-                report("started", leader=self.leader)
-            if name == "READY" and value == "1":
-                report("ready", leader=self.leader)
+        """systemd-nspawn passes on the READY=1 of the host's systemd (sd_notify(3))."""
+        if "READY=1" in self.notify.recv(65536).decode().splitlines():
+            report("ready")
 
 
 def main() -> None:
-    spec = json.loads(sys.argv[1])
+    spec = json.loads(sys.stdin.readline())
     mount_root(Path(spec["directory"]), spec["layers"], spec["disk_bytes"])
     keeper = Keeper(spec)
     try:
         keeper.keep()
     finally:
         keeper.groups.wait_until_empty(timeout_sec=10)
-        keeper.groups.remove(name=keeper.group)
+        keeper.groups.remove()
 
 
 if __name__ == "__main__":

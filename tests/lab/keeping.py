@@ -8,7 +8,6 @@ import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from lab import keeper, paths
 
@@ -17,26 +16,36 @@ class Keeping:
     """One running keeper.py."""
 
     def __init__(self, spec: Mapping[str, object]) -> None:
-        program = ["/usr/bin/python3", "-I", str(paths.LAB / "keeper.py"), json.dumps(spec)]
+        program = ["/usr/bin/python3", "-I", str(paths.LAB / "keeper.py")]
+        isolate = [
+            "unshare",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount",
+            "--mount-proc",
+            "--propagation=private",
+        ]
         # A session of its own keeps Ctrl-C from it: the host ends when we say so, or when we are gone.
         self.process = subprocess.Popen(
-            ["unshare", "--mount", "--propagation=private", *program],
+            [*isolate, *program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
         self.pending = b""
+        self.group = f"{keeper.GROUP_PREFIX}{self.process.pid}"
+        if self.process.stdin is not None:
+            self.process.stdin.write(json.dumps({**spec, "group": self.group}).encode() + b"\n")
+            self.process.stdin.flush()
 
-    def wait_for_report(self, event: str, *, timeout_sec: float) -> dict[str, Any] | None:
-        """The next report of `event`; None when it does not come in time or the host ends first."""
+    def wait_for_report(self, event: str, *, timeout_sec: float) -> bool:
+        """Wait until `event` is reported; False when it is not in time or the host ends first."""
         deadline = time.monotonic() + timeout_sec
         while (line := self.read_line(deadline)) is not None:
-            report: dict[str, Any] = json.loads(line)
-            if report["event"] == event:
-                return report
-            if report["event"] == "exited":
-                return None
-        return None
+            if line.decode() in (event, "exited"):
+                return line.decode() == event
+        return False
 
     def read_line(self, deadline: float) -> bytes | None:
         """The next report, or None when there is none before `deadline` or will be none at all."""
@@ -52,6 +61,19 @@ class Keeping:
             self.pending += chunk
         line, _, self.pending = self.pending.partition(b"\n")
         return line
+
+    def read_init_group(self) -> Path:
+        """The control group of the host's PID 1, in which its systemd puts itself."""
+        mount = next(path for path, is_unified in keeper.read_hierarchies() if is_unified)
+        return mount / self.group / "payload" / "init.scope"
+
+    def read_pid1(self) -> int:
+        """The host's PID 1 as this process numbers it. Raises LookupError when the host does not run."""
+        for pid in (self.read_init_group() / "cgroup.procs").read_text().split():
+            lines = Path("/proc", pid, "status").read_text().splitlines()
+            if any(line.startswith("NSpid:") and line.split()[-1] == "1" for line in lines):
+                return int(pid)
+        raise LookupError(f"no process of {self.group!r} is the first of its namespace")
 
     def end(self, *, timeout_sec: float = 30) -> None:
         """End the host at once and wait until nothing of it is left."""
