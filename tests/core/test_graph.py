@@ -2,6 +2,7 @@
 """The graph of one instance: fitted to its place, and everything else as its author wrote it."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -313,6 +314,7 @@ def test_can_render_says_so_before() -> None:
     assert can_render(graph_model(EMBEDDINGS))
     assert not can_render(graph_model(SESSIONS))
     assert not can_render(ModelFacts(path="/srv/m", kind=ModelKind.config))
+    assert not can_render(graph_model("node {"))
 
 
 @pytest.mark.parametrize(
@@ -333,7 +335,7 @@ def test_can_render_says_so_before() -> None:
     ],
 )
 def test_device_conflict(named: str, device: str, *, conflicts: bool) -> None:
-    model = graph_model(EXPORTED.replace('device: "CPU"', f'device: "{named}"'))
+    model = replace(graph_model(EXPORTED), device=named)
     conflict = graph_device_conflict(model, device)
     assert (conflict is not None) == conflicts
     if conflict is not None:
@@ -348,11 +350,18 @@ def test_device_conflict(named: str, device: str, *, conflicts: bool) -> None:
     [
         pytest.param(LLM, id="no graph"),
         pytest.param(graph_model(EMBEDDINGS), id="no device"),
-        pytest.param(graph_model("{"), id="unreadable, which is reported elsewhere"),
     ],
 )
 def test_without_a_named_device_there_is_no_conflict(model: ModelFacts) -> None:
     assert graph_device_conflict(model, "CPU") is None
+
+
+def test_device_conflict_of_a_config_json_names_that_file() -> None:
+    model = ModelFacts(path="/srv/config.json", kind=ModelKind.config, device="CPU, GPU.0")
+    assert graph_device_conflict(model, "CPU") == (
+        "/srv/config.json names device 'GPU.0'",
+        "place the pool on GPU.0, or name CPU in it and in its models' graphs",
+    )
 
 
 def test_options_are_found_by_their_type() -> None:

@@ -274,6 +274,16 @@ def test_what_the_instances_may_not_read_is_warned_of(
     assert facts.warnings == (f"the user 'ovms' {warning}",)
 
 
+def test_version_directories_are_looked_into(root: Path) -> None:
+    write(root, {"srv/m/1/m.xml": "<net/>", "srv/m/1/m.bin": "1", "srv/m/notes.txt": "x"})
+    (root / "srv/m/notes.txt").chmod(0o600)
+    assert read_model(POOL, root).warnings == ()
+    (root / "srv/m/1/m.bin").chmod(0o640)
+    assert "cannot read '/srv/m/1/m.bin'" in read_model(POOL, root).warnings[0]
+    (root / "srv/m/1").chmod(0o750)
+    assert "cannot read '/srv/m/1' unless" in read_model(POOL, root).warnings[0]
+
+
 def test_access_is_judged_along_links(root: Path) -> None:
     write(root, {path.replace("srv/m", "store/private/v1"): text for path, text in EXPORT.items()})
     write(root, {"srv/m": "->../store/private/v1"})

@@ -14,7 +14,6 @@ from ovms_scaler.core.model import (
     ModelKind,
     last_text,
     options_of,
-    parse_graph,
 )
 from ovms_scaler.core.spec import Graph
 from ovms_scaler.errors import InputError
@@ -58,12 +57,12 @@ def can_render(model: ModelFacts) -> bool:
 
     Not so for graphs of which the models are in a subconfig.json beside them.
     """
-    if model.kind is ModelKind.llm:
-        return True
-    return model.kind is ModelKind.graph and any(
-        last_text(options, "models_path") is not None
-        for node in _read_own(model).messages("node") for _, options in options_of(node)
-    )
+    if model.kind is not ModelKind.graph:
+        return model.kind is ModelKind.llm
+    try:
+        return _has_models(_read_own(model))
+    except InputError:
+        return False
 
 
 def render_graph(
@@ -81,13 +80,13 @@ def render_graph(
     sampler thread for every CPU of the host (initialize_pipeline in src/cpp/src/continuous_batching/
     pipeline_impl.cpp of openvino.genai).
     """
-    if not can_render(model):
+    graph = _read_own(model) if model.kind is ModelKind.graph else pbtxt.parse_pbtxt(_LLM_GRAPH)
+    if model.kind not in (ModelKind.graph, ModelKind.llm) or not _has_models(graph):
         raise InputError(
             f"cannot write a graph for {model.path!r}: no node of its graph has models_path",
             hint="leave out [pool.graph]; the graph is then served as it is")
     place = _Place(device=device, threads=inference_threads, cache_dir=cache_dir)
     directory = model.graph_directory or model.path
-    graph = _read_own(model) if model.kind is ModelKind.graph else pbtxt.parse_pbtxt(_LLM_GRAPH)
     if options != Graph() and not _has_llm(graph):
         raise InputError(
             f"cannot apply [pool.graph] to {model.path!r}: its graph does not generate text",
@@ -99,20 +98,19 @@ def graph_device_conflict(model: ModelFacts, device: str) -> tuple[str, str] | N
     """What is wrong and the way out, when the model's own graph names another family of devices; else None.
 
     The first sentence reads "<file> names device 'GPU'": the caller says which pool cannot be placed where.
-    A graph without a device, or with AUTO, fits everywhere.
+    A graph without a device, or with AUTO, fits everywhere. The file of a config.json is that one, also when
+    the graph of one of its models is meant.
     """
-    if model.graph is None or model.graph_directory is None:
-        return None
-    try:
-        devices = parse_graph(model.graph).devices
-    except InputError:
-        return None   # that the graph cannot be read is ModelFacts.problem
+    is_config = model.kind is ModelKind.config
+    file = model.path if is_config else posixpath.join(model.graph_directory or model.path, "graph.pbtxt")
+    mend = f"export the model again for {device}"
+    if is_config:
+        mend = f"name {device} in it and in its models' graphs"
     wanted = _families(device)
-    for named in devices:
+    for named in (model.device or "").split(", "):
         families = _families(named)
         if families and not wanted <= families:
-            return (f"{posixpath.join(model.graph_directory, 'graph.pbtxt')} names device {named!r}",
-                    f"place the pool on {named}, or export the model again for {device}")
+            return f"{file} names device {named!r}", f"place the pool on {named}, or {mend}"
     return None
 
 
@@ -149,6 +147,11 @@ def _read_own(model: ModelFacts) -> pbtxt.Message:
         return pbtxt.parse_pbtxt(model.graph or "")
     except InputError as error:
         raise InputError(f"cannot read the graph of {model.path!r}: {error.message}") from error
+
+
+def _has_models(graph: pbtxt.Message) -> bool:
+    return any(last_text(options, "models_path") is not None
+               for node in graph.messages("node") for _, options in options_of(node))
 
 
 def _has_llm(graph: pbtxt.Message) -> bool:

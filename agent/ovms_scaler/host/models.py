@@ -18,6 +18,7 @@ MAX_LINKS = 40             # what the kernel follows too, path_resolution(7)
 # What an OpenVINO export of a model without a graph has; speech and image models have other file names.
 _LLM_FILES = ("openvino_model.xml", "openvino_language_model.xml")
 _CLASSIC_SUFFIXES = (".xml", ".onnx", ".pdmodel", ".pb", ".tflite")
+_READ_SUFFIXES = (*_CLASSIC_SUFFIXES, ".bin", ".json", ".pbtxt", ".jinja")
 
 
 def read_model(pool: Pool, root: Path = Path("/")) -> ModelFacts:
@@ -193,9 +194,13 @@ def _access_warnings(path: str, root: Path) -> tuple[str, ...]:
         if mode & needed != needed:
             return (_closed(shown, mode, "read" if is_last else "pass"),)
     directory = _inside(path, root)
-    for file in sorted(directory.glob("*")) if directory.is_dir() else []:
-        if file.is_file() and not (mode := file.stat().st_mode) & stat.S_IROTH:
-            return (_closed(f"{path.rstrip('/')}/{file.name}", mode, "read"),)
+    for file in sorted([*directory.glob("*"), *directory.glob("[0-9]*/*")]):
+        is_version = file.name.isdigit() and file.is_dir()
+        if not is_version and not (file.suffix in _READ_SUFFIXES and file.is_file()):
+            continue
+        needed = stat.S_IROTH | (stat.S_IXOTH if is_version else 0)
+        if (mode := file.stat().st_mode) & needed != needed:
+            return (_closed(f"{path.rstrip('/')}/{file.relative_to(directory)}", mode, "read"),)
     return ()
 
 
