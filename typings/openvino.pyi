@@ -5,6 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 __version__: str
 
+class Tensor:
+    @property
+    def shape(self) -> Sequence[int]: ...
+
 class Dimension:
     @property
     def is_dynamic(self) -> bool: ...

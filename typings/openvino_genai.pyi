@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The part of openvino_genai 2026.4 that the stand-in uses; its own py_openvino_genai.pyi is the whole."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-class Tensor:
-    @property
-    def shape(self) -> Sequence[int]: ...
+from openvino import Tensor
 
 class TokenizedInputs:
     input_ids: Tensor
@@ -39,6 +37,7 @@ class GenerationConfig:
     top_p: float
     top_k: int
     rng_seed: int
+    def validate(self) -> None: ...
 
 class GenerationOutput:
     generated_ids: list[int]

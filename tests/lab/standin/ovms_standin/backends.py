@@ -61,7 +61,7 @@ class OpenVinoBackend:
 
 
 def choose_backend(environment: Mapping[str, str], *, pace: Pace, faults: Faults) -> tuple[Backend, str]:
-    """OpenVINO where it can be imported, unless OVMS_STANDIN_ENGINE=simulated; and a sentence saying which."""
+    """OpenVINO where it can be imported, unless OVMS_STANDIN_ENGINE=simulated; and which it is."""
     if environment.get("OVMS_STANDIN_ENGINE") == "simulated":
         return SimulatedBackend(pace=pace, faults=faults), "SIMULATED, as asked: no model is run"
     try:

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+import openvino
 import openvino_genai
 from lab.standin.ovms_standin.detokenizer import TextCursor, take_texts
 from lab.standin.ovms_standin.engine import EngineError, Piece, Sampling
-from lab.standin.ovms_standin.faults import Fault, Faults
+from lab.standin.ovms_standin.faults import Fault, Faults, exit_after_crash
 from lab.standin.ovms_standin.graph import GraphSettings
 from lab.standin.ovms_standin.log import LLM_EXECUTOR
 
@@ -33,11 +34,14 @@ class OpenVinoGeneration:
     """One request: known to the event loop at once, to the pipeline from the next step on."""
 
     def __init__(
-        self, prompt: openvino_genai.Tensor, sampling: Sampling, deliver: Callable[[Piece], None]
+        self,
+        prompt: openvino.Tensor,
+        config: openvino_genai.GenerationConfig,
+        deliver: Callable[[Piece], None],
     ) -> None:
         self.prompt = prompt
         self.prompt_token_count = int(prompt.shape[1])
-        self.sampling = sampling
+        self.config = config
         self.deliver = deliver
         self.is_cancelled = False
         self.handle: openvino_genai.GenerationHandle | None = None
@@ -93,12 +97,13 @@ class OpenVinoEngine:
         self, prompt: str, sampling: Sampling, on_piece: Callable[[Piece], None]
     ) -> OpenVinoGeneration:
         tokens = self._tokenizer.encode(prompt).input_ids
-        generation = OpenVinoGeneration(tokens, sampling, on_piece)
-        if generation.prompt_token_count >= self._context_tokens:
+        prompt_tokens = int(tokens.shape[1])
+        if prompt_tokens >= self._context_tokens:
             raise EngineError(
-                f"Number of prompt tokens: {generation.prompt_token_count} "
-                f"exceeds model max length: {self._context_tokens}",
+                f"Number of prompt tokens: {prompt_tokens} exceeds model max length: {self._context_tokens}"
             )
+        config = self._generation_config(sampling, room=self._context_tokens - prompt_tokens)
+        generation = OpenVinoGeneration(tokens, config, on_piece)
         with self._wakeup:
             self._incoming.append(generation)
             self._wakeup.notify()
@@ -111,6 +116,14 @@ class OpenVinoEngine:
         self._thread.join(_CLOSE_TIMEOUT_SEC)
 
     def _run(self) -> None:
+        try:
+            self._step_until_closed()
+        except Exception:
+            # As OVMS's executor thread does after a fatal exception (llm_executor.hpp).
+            LLM_EXECUTOR.exception("Error occurred in LLM executor")
+            exit_after_crash()
+
+    def _step_until_closed(self) -> None:
         while self._take_incoming():
             while self._faults.read_fault() is Fault.wedge and not self._is_closing:
                 time.sleep(_WEDGE_POLL_SEC)
@@ -133,17 +146,20 @@ class OpenVinoEngine:
                 generation.handle = self._pipeline.add_request(
                     next(self._ids),
                     generation.prompt,
-                    self._generation_config(generation),
+                    generation.config,
                 )
                 self._active.append(generation)
+        self._drop_cancelled()
+        return not self._is_closing
+
+    def _drop_cancelled(self) -> None:
+        """The pipeline forgets them in its next step."""
         for generation in self._active:
             if generation.is_cancelled and generation.handle is not None:
                 generation.handle.cancel()
-        return not self._is_closing
+        self._active = [generation for generation in self._active if not generation.is_cancelled]
 
-    def _generation_config(self, generation: OpenVinoGeneration) -> openvino_genai.GenerationConfig:
-        sampling = generation.sampling
-        room = self._context_tokens - generation.prompt_token_count
+    def _generation_config(self, sampling: Sampling, *, room: int) -> openvino_genai.GenerationConfig:
         config = self._pipeline.get_config()
         config.max_new_tokens = min(sampling.max_tokens or room, room)
         config.ignore_eos = sampling.is_eos_ignored
@@ -158,6 +174,10 @@ class OpenVinoEngine:
         ):
             if value is not None:
                 setattr(config, name, value)
+        try:
+            config.validate()
+        except RuntimeError as exc:
+            raise EngineError(str(exc).strip()) from exc
         return config
 
     def _collect(self) -> None:
@@ -168,11 +188,7 @@ class OpenVinoEngine:
             if not generation.is_cancelled and (token_count or reason):
                 progressed.append((generation, token_count, reason))
         finished = {id(generation) for generation, _, reason in progressed if reason}
-        self._active = [
-            generation
-            for generation in self._active
-            if id(generation) not in finished and not generation.is_cancelled
-        ]
+        self._active = [generation for generation in self._active if id(generation) not in finished]
         if progressed:
             texts = take_texts(
                 self._tokenizer,
@@ -187,7 +203,7 @@ class OpenVinoEngine:
 
     def _log_load(self) -> None:
         now = time.monotonic()
-        if now - self._logged_at < _LOG_INTERVAL_SEC and self._active:
+        if now - self._logged_at < _LOG_INTERVAL_SEC:
             return
         self._logged_at = now
         metrics = self._pipeline.get_metrics()
@@ -218,7 +234,7 @@ def _read_tokens(generation: OpenVinoGeneration) -> tuple[int, str | None]:
             generation.cursor.tokens += output.generated_ids
             count += len(output.generated_ids)
             reason = _FINISH_REASONS.get(output.finish_reason, reason)
-    is_running = handle.get_status() is openvino_genai.GenerationStatus.RUNNING
+    is_running = handle.get_status() == openvino_genai.GenerationStatus.RUNNING
     # A stop string at the very start ends a generation without any output to carry the reason.
     return count, reason if is_running else reason or "stop"
 
