@@ -16,11 +16,11 @@ from lab import image, paths
 from lab.host import Host
 
 # Not part of what is packaged: a change here needs no new package.
-LEFT_OUT = ("tests/", "typings/", ".ci/", "HACKING.md")
+LEFT_OUT = ("tests/bench/", "tests/lab/", "tests/system/", "typings/", ".ci/", "HACKING.md", "Makefile")
 BUILD = """
 cp -a /source /tmp/build
 cd /tmp/build
-DEB_BUILD_OPTIONS="nocheck parallel=2" dpkg-buildpackage --unsigned-source --unsigned-changes --build=binary
+DEB_BUILD_OPTIONS=parallel=2 dpkg-buildpackage --unsigned-source --unsigned-changes --build=binary
 """
 LINTIAN = (
     "cd /output && lintian --allow-root --fail-on error,warning --info --tag-display-limit 0 ./*.changes"
