@@ -27,6 +27,7 @@ __all__ = [
     "ProxySettings",
     "ProxySize",
     "Upstream",
+    "add_generation",
     "parse_route",
     "render_proxy",
     "render_route",
@@ -133,7 +134,7 @@ def render_proxy(
     names = [upstream.name for front in fronts for upstream in front.upstreams]
     if len(set(names)) < len(names) or not set(members) <= set(names):
         raise InputError(
-            f"cannot write the proxy's upstreams {names!r}: each must be there once, with members of these only"
+            f"cannot write the proxy's upstreams {names!r}: each must be there once, members of these only"
         )
     nginx_text.check_listen(text for front in fronts for text in front.listen)
     files = {CONFIGURATION: _render_configuration(settings, fronts)}
@@ -254,6 +255,7 @@ def _render_passing(settings: ProxySettings) -> Iterable[str]:
         "# Each token on its own.",
         "proxy_buffering off;",
         "proxy_buffer_size 16k;",
+        "proxy_buffers 4 16k;",
         f"proxy_connect_timeout {_number(settings, 'connect_timeout_sec')}s;",
         "# The first token of a long prompt on a busy engine may take minutes.",
         f"proxy_read_timeout {read_timeout_sec}s;",

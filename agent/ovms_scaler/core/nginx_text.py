@@ -35,7 +35,11 @@ SERVING_PATHS = (
 
 # Every status nginx makes itself -> OpenAI's error type and code, and a sentence.
 _ERRORS = {
-    400: ("invalid_request_error", "bad_request", "The request is not valid HTTP."),
+    400: (
+        "invalid_request_error",
+        "bad_request",
+        "The request is not valid HTTP, or its headers are too large.",
+    ),
     403: ("invalid_request_error", "forbidden", "This is not allowed."),
     404: ("invalid_request_error", "not_found", "No such API here: /v3/, /v1/ and /v2 are served."),
     405: ("invalid_request_error", "method_not_allowed", "This method is not allowed."),
@@ -44,7 +48,6 @@ _ERRORS = {
     413: ("invalid_request_error", "request_too_large", "The request body is larger than allowed."),
     414: ("invalid_request_error", "uri_too_long", "The request line is too long."),
     416: ("invalid_request_error", "bad_range", "The range cannot be served."),
-    494: ("invalid_request_error", "headers_too_large", "The request headers are too large."),
     500: ("server_error", "proxy_error", "The proxy could not handle the request."),
     501: ("invalid_request_error", "not_implemented", "The proxy does not implement this."),
     502: ("server_error", "instance_failed", "The instances that were asked failed before they answered."),
@@ -52,7 +55,8 @@ _ERRORS = {
     504: ("server_error", "instance_timeout", "The instance did not begin to answer in time."),
     505: ("invalid_request_error", "http_version", "This HTTP version is not supported."),
 }
-_ERROR_STATUSES = " ".join(str(status) for status in _ERRORS)
+# 494 is what nginx calls headers that are too large; it is sent as 400.
+_ERROR_STATUSES = " ".join(str(status) for status in sorted((*_ERRORS, 494)))
 _ERROR_PATH = "/.ovms-scaler/error"
 # What unavailable.sock answers besides X-Accel-Redirect: no reason for nginx to ask yet another server.
 REDIRECT_STATUS = 200
@@ -120,7 +124,7 @@ def parse_listen(text: str) -> tuple[str, int]:
 
 
 def check_listen(texts: Iterable[str]) -> None:
-    """Raises InputError when two addresses overlap: nginx binds each by itself, and the second would fail."""
+    """Raises InputError when two addresses overlap: nginx binds each by itself, the second would fail."""
     seen: dict[tuple[str, int], str] = {}
     for text in texts:
         address, port = parse_listen(text)
@@ -193,11 +197,11 @@ def render_http_server(
     for name, prefix in upstreams:
         if prefix:
             choose += [
-                f"# The target as the client spelled it, without /{prefix}; %2F stays %2F.",
+                f"# The target as the client spelled it, without /{prefix}. ($1 would escape %2F.)",
                 *block(
-                    f'if ($request_uri ~ "^/{prefix}(/.*)$")',
+                    f'if ($request_uri ~ "^/{prefix}(?<ovms_rest>/.*)$")',
                     f"set $ovms_upstream {name};",
-                    "set $ovms_uri $1;",
+                    "set $ovms_uri $ovms_rest;",
                 ),
             ]
         else:
@@ -220,7 +224,7 @@ def render_http_server(
         ),
         *block("location @only_answer", "proxy_next_upstream off;", _PASS),
         "",
-        "# What nginx itself has to say, in the form that OpenAI's clients expect. What an engine says passes",
+        "# What nginx itself has to say, in the form that OpenAI's clients expect. An engine's words pass",
         "# untouched.",
         f"error_page {_ERROR_STATUSES} {_ERROR_PATH};",
         *block(f"location = {_ERROR_PATH}", "internal;", "return 200 $ovms_error;"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The proxy's files and its reloads: tested before they are used, verified after, put back if they did not take."""
+"""The proxy's files and reloads: tested before they are used, verified after, put back if they did not take."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ _LOG_BYTES = 4096
 
 
 class Jobs(Protocol):
-    """What is needed of systemd. Both wait for the job and return its result: "done", "failed", "timeout" ..."""
+    """What is needed of systemd. Both wait for the job; its result is "done", "failed", "timeout" ..."""
 
     async def start(self, unit: str) -> str: ...
 
@@ -34,7 +34,7 @@ class Jobs(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyOutcome:
-    """What ``install`` did. ``withheld``: instances left out because their process ended since they were seen."""
+    """What ``install`` did. ``withheld``: instances left out because their process has ended meanwhile."""
 
     generation: str
     is_written: bool

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real nginx run from rendered files, engines that record what they get, and a client that sends raw bytes."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ovms_scaler.core import nginx
+from ovms_scaler.host.nginx import CHECK_UNIT, PROXY_UNIT, Nginx
+
+NGINX = "/usr/sbin/nginx"
+NOBODY = 65534
+# As root, nginx runs as nobody: the files it leaves and may write are then those of an unprivileged proxy.
+_AS_NOBODY: dict[str, int] = {"user": NOBODY, "group": NOBODY} if os.geteuid() == 0 else {}
+CHAT = b'{"messages": []}'
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def error_code(self) -> str:
+        code: str = json.loads(self.body)["error"]["code"]
+        return code
+
+
+async def send(
+    port: int, target: str, *, method: str = "POST", body: bytes = CHAT, host: str = "127.0.0.1"
+) -> Answer:
+    """One request with its target byte for byte as given."""
+    head = (
+        f"{method} {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    return await send_raw(port, head.encode("latin-1") + body, host=host)
+
+
+async def send_raw(port: int, request: bytes, *, host: str = "127.0.0.1") -> Answer:
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        writer.write(request)
+        async with asyncio.timeout(10):
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = parse_answer(head).headers.get("content-length")
+            # Not to its end when the length is known: nginx lingers for the rest of a body that it refused.
+            body = await (reader.read() if length is None else reader.readexactly(int(length)))
+    finally:
+        writer.close()
+    return parse_answer(head + body)
+
+
+def parse_answer(raw: bytes) -> Answer:
+    head, _, body = raw.partition(b"\r\n\r\n")
+    lines = head.decode("latin-1").split("\r\n")
+    headers = {key.lower(): value.strip() for key, _, value in (line.partition(":") for line in lines[1:])}
+    if headers.get("transfer-encoding") == "chunked":
+        chunks, rest = [], body
+        while rest:
+            size, _, rest = rest.partition(b"\r\n")
+            chunks.append(rest[: int(size, 16)])
+            rest = rest[int(size, 16) + 2 :]
+        body = b"".join(chunks)
+    return Answer(int(lines[0].split()[1]), headers, body)
+
+
+@dataclass
+class Engine:
+    """Answers every request in the way ``behave`` says and records the request lines and bodies."""
+
+    instance: str
+    port: int = 0
+    status: int = 200
+    text: str = '{"from": "engine"}'
+    is_crashing: bool = False
+    hold: asyncio.Event | None = None
+    requests: list[str] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    _server: asyncio.Server | None = None
+    _writers: set[asyncio.StreamWriter] = field(default_factory=set)
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=1 << 26)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            for writer in tuple(self._writers):
+                writer.transport.abort()
+            await self._server.wait_closed()
+            self._server = None
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while await self._answer(reader, writer):
+                pass
+        self._writers.discard(writer)
+        writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        length = next(
+            (int(line.split(":")[1]) for line in head if line.lower().startswith("content-length")), 0
+        )
+        self.bodies.append(await reader.readexactly(length))
+        self.requests.append(head[0].removesuffix(" HTTP/1.1"))
+        self.arrived.set()
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.is_crashing:
+            writer.transport.abort()
+            return False
+        body = self.text.encode()
+        writer.write(
+            f"HTTP/1.1 {self.status} X\r\nContent-Length: {len(body)}\r\nX-OVMS-Instance: forged\r\n\r\n".encode()
+            + body
+        )
+        await writer.drain()
+        return "Connection: close" not in head
+
+
+class Proxy:
+    """nginx and its directory; stands for systemd where host/nginx.py asks for jobs."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.jobs: list[str] = []
+        self.process: asyncio.subprocess.Process | None = None
+        self.during_check: Callable[[], None] = lambda: None
+        self.nginx = Nginx(directory, self, deadline_sec=8.0)
+
+    async def start(self, unit: str) -> str:
+        self.jobs.append(f"start {unit}")
+        if unit == CHECK_UNIT:
+            result = await self._test("candidate/nginx.conf", self.directory / "check.log")
+            self.during_check()
+            return result
+        assert unit == PROXY_UNIT
+        if self.process is not None and self.process.returncode is None:
+            return "done"
+        for name in ("internal.sock", "unavailable.sock", "emerg.log"):
+            (self.directory / "work" / name).unlink(missing_ok=True)
+        if await self._test("nginx.conf", self.directory / "start.log") != "done":
+            return "failed"
+        command = (NGINX, "-e", "stderr", "-g", "daemon off;", "-c", str(self.directory / "nginx.conf"))
+        with (self.directory / "stderr.log").open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(*command, stderr=log, **_AS_NOBODY)
+        while self.process.returncode is None:
+            if await self.nginx.read_generation() is not None:
+                return "done"
+            await asyncio.sleep(0.01)
+        return "failed"
+
+    async def reload(self, unit: str) -> str:
+        self.jobs.append(f"reload {unit}")
+        if self.process is None or self.process.returncode is not None:
+            return "failed"
+        if await self._test("nginx.conf", self.directory / "reload.log") != "done":
+            return "failed"
+        self.process.send_signal(1)
+        return "done"
+
+    async def kill(self) -> None:
+        if self.process is not None and self.process.returncode is None:
+            self.process.terminate()
+            await self.process.wait()
+
+    async def _test(self, name: str, log: Path) -> str:
+        command = (NGINX, "-t", "-q", "-e", "stderr", "-c", str(self.directory / name))
+        with log.open("wb") as stream:
+            process = await asyncio.create_subprocess_exec(*command, stderr=stream, **_AS_NOBODY)
+            return "done" if await process.wait() == 0 else "failed"
+
+
+@contextlib.asynccontextmanager
+async def proxy() -> AsyncIterator[Proxy]:
+    """A proxy that does not run yet, in a directory short enough for a socket and open to nobody."""
+    directory = Path(tempfile.mkdtemp(prefix="ovms-proxy-", dir="/tmp"))
+    running = Proxy(directory)
+    try:
+        directory.chmod(0o755)
+        for name in ("work", "cache"):
+            (directory / name).mkdir()
+            if _AS_NOBODY:
+                os.chown(directory / name, NOBODY, NOBODY)
+        yield running
+    finally:
+        await running.kill()
+        shutil.rmtree(directory)
+
+
+@contextlib.asynccontextmanager
+async def engines(*names: str) -> AsyncIterator[list[Engine]]:
+    started = [Engine(instance=name) for name in names]
+    try:
+        for engine in started:
+            await engine.start()
+        yield started
+    finally:
+        for engine in started:
+            if engine.hold is not None:
+                engine.hold.set()
+            await engine.stop()
+
+
+def member(
+    engine: Engine, *, max_conns: int = 100, invocation: str = "a" * 32, weight: int = 4
+) -> nginx.Member:
+    return nginx.Member(
+        instance=engine.instance, port=engine.port, weight=weight, max_conns=max_conns, invocation=invocation
+    )
+
+
+def upstream(name: str, engines_all: Iterable[Engine], *, prefix: str = "") -> nginx.Upstream:
+    planned = tuple((engine.instance, engine.port) for engine in engines_all)
+    return nginx.Upstream(name=name, title=f"model of {name}", prefix=prefix, members_all=planned)
+
+
+def render(
+    directory: Path,
+    fronts: tuple[nginx.Front, ...],
+    members: Mapping[str, tuple[nginx.Member, ...]],
+    *,
+    mode: nginx.ProxyMode = nginx.ProxyMode.http,
+    read_timeout_sec: int = 5,
+    client_max_body_bytes: int = 1 << 24,
+) -> nginx.ProxyFiles:
+    settings = nginx.ProxySettings(
+        worker_processes=2,
+        worker_connections=1024,
+        open_files=1024,
+        mode=mode,
+        read_timeout_sec=read_timeout_sec,
+        connect_timeout_sec=1,
+        client_max_body_bytes=client_max_body_bytes,
+        directory=str(directory),
+        cache_directory=str(directory / "cache"),
+        ipv6=Path("/proc/net/if_inet6").exists(),
+    )
+    return nginx.render_proxy(settings, fronts, members)
+
+
+def run(
+    command: tuple[str, ...], *, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=20, check=False)
