@@ -5,12 +5,21 @@ import contextlib
 import json
 import socket
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from standin.conftest import Start
-from standin.program import LOADED, MODEL_WITH_GRAPH, Program, chat
+from standin.program import (
+    LOADED,
+    MODEL_WITH_GRAPH,
+    Program,
+    chat,
+    free_port,
+    simulated_command,
+    simulated_environment,
+)
 
 GRAPH = ("--model_name", "m/x", "--model_path", str(MODEL_WITH_GRAPH), "--metrics_enable")
 CHAT = "/v3/chat/completions"
@@ -22,9 +31,20 @@ def start_graph(start: Start, *arguments: str, **environment: str) -> Program:
     return program
 
 
+@pytest.fixture(scope="module")
+def program() -> Iterator[Program]:
+    """One program for the tests that change nothing in it."""
+    port = free_port()
+    command = simulated_command("--rest_port", str(port), "--rest_bind_address", "127.0.0.1", *GRAPH)
+    running = Program(command, simulated_environment(), port=port)
+    with contextlib.closing(running):
+        running.wait_for_log(LOADED)
+        yield running
+
+
 @pytest.mark.parametrize("path", ["/v3/chat/completions", "/v1/chat/completions", "/v3/v1/chat/completions"])
-def test_chat_in_one_piece(start: Start, path: str) -> None:
-    answer = start_graph(start).ask("POST", path, chat()).json()
+def test_chat_in_one_piece(program: Program, path: str) -> None:
+    answer = program.ask("POST", path, chat()).json()
     assert answer["object"] == "chat.completion"
     assert answer["model"] == "m/x"
     assert answer["choices"][0]["message"] == {
@@ -36,9 +56,9 @@ def test_chat_in_one_piece(start: Start, path: str) -> None:
     assert answer["usage"] == {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
 
 
-def test_chat_streamed(start: Start) -> None:
+def test_chat_streamed(program: Program) -> None:
     body = chat(stream=True, stream_options={"include_usage": True})
-    reply = start_graph(start).ask("POST", CHAT, body)
+    reply = program.ask("POST", CHAT, body)
     assert reply.headers["content-type"] == "text/event-stream"
     events = reply.text.split("\n\n")
     assert events[-2:] == ["data: [DONE]", ""]
@@ -50,9 +70,9 @@ def test_chat_streamed(start: Start) -> None:
     assert (chunks[-1]["choices"], chunks[-1]["usage"]["completion_tokens"]) == ([], 5)
 
 
-def test_completion_with_stop(start: Start) -> None:
+def test_completion_with_stop(program: Program) -> None:
     body = {"model": "m/x", "prompt": "hello", "stop": ["with"]}
-    choice = start_graph(start).ask("POST", "/v3/completions", body).json()["choices"][0]
+    choice = program.ask("POST", "/v3/completions", body).json()["choices"][0]
     assert (choice["text"], choice["finish_reason"]) == ("the model answers ", "stop")
 
 
@@ -76,8 +96,8 @@ def test_completion_with_stop(start: Start) -> None:
         ),
     ],
 )
-def test_bad_request(start: Start, body: object, status: int, message: str) -> None:
-    reply = start_graph(start).ask("POST", CHAT, body)
+def test_bad_request(program: Program, body: object, status: int, message: str) -> None:
+    reply = program.ask("POST", CHAT, body)
     assert reply.status == status
     assert message in reply.json()["error"]
 
@@ -100,12 +120,12 @@ def test_bad_request(start: Start, body: object, status: int, message: str) -> N
         pytest.param("GET", "/v2/models/m%2Fx", 200, id="model metadata"),
     ],
 )
-def test_path_and_method(start: Start, method: str, path: str, status: int) -> None:
-    assert start_graph(start).ask(method, path).status == status
+def test_path_and_method(program: Program, method: str, path: str, status: int) -> None:
+    assert program.ask(method, path).status == status
 
 
-def test_unknown_model_has_the_body_of_ovms(start: Start) -> None:
-    assert start_graph(start).get("/v1/models/non_existing").text == '{"error":"Model not found"}'
+def test_unknown_model_has_the_body_of_ovms(program: Program) -> None:
+    assert program.get("/v1/models/non_existing").text == '{"error":"Model not found"}'
 
 
 def test_api_key_guards_inference_only(start: Start) -> None:
@@ -136,9 +156,8 @@ def test_metrics_count_requests(start: Start) -> None:
     assert 'ovms_graph_processing_time_us_bucket{method="Stream",name="m/x",le="+Inf"} 1\n' in text
 
 
-def test_http10_stream_ends_with_the_connection(start: Start) -> None:
+def test_http10_stream_ends_with_the_connection(program: Program) -> None:
     """nginx speaks HTTP/1.0 to its upstreams unless told otherwise."""
-    program = start_graph(start)
     body = json.dumps(chat(stream=True)).encode()
     with socket.create_connection(("127.0.0.1", program.port)) as client:
         client.sendall(
@@ -150,8 +169,8 @@ def test_http10_stream_ends_with_the_connection(start: Start) -> None:
     assert rest.endswith(b"data: [DONE]\n\n")
 
 
-def test_chunked_body_and_kept_connection(start: Start) -> None:
-    connection = start_graph(start).connect()
+def test_chunked_body_and_kept_connection(program: Program) -> None:
+    connection = program.connect()
     with contextlib.closing(connection):
         for _ in range(2):
             parts = iter([json.dumps(chat()).encode()[:20], json.dumps(chat()).encode()[20:]])
