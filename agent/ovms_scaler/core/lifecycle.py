@@ -68,7 +68,9 @@ def judge(wanted: Wanted, facts: InstanceFacts, *, failures: int) -> Verdict:
             reason=f"systemd cannot load {instance.unit}: {unit.load_state}",
             hint=f"systemctl status {instance.unit}",
         )
-    if unit.active_state == "failed":
+    # A stop while the model loads ends with SIGKILL and this result: OVMS does not look at SIGTERM then.
+    stopped = unit.active_state == "failed" and unit.result == "timeout"
+    if unit.active_state == "failed" and not stopped:
         return _failed(instance, unit)
     if facts.started:
         return Verdict(
