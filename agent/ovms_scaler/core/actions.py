@@ -39,10 +39,9 @@ class Remove:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """Start an instance, forgetting an earlier failure first when ``reset`` says so."""
+    """Start an instance, forgetting earlier failures first."""
 
     instance: str
-    reset: bool = False
 
     def describe(self) -> str:
         return f"start {unit_name(self.instance)}"

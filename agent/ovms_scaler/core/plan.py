@@ -131,7 +131,7 @@ def _plan_instance(
         other, cpus = user
         reason = f"waits for CPUs {format_cpu_list(cpus)} that {other} still runs on"
         return steps, Verdict(state=State.absent, reason=reason)
-    steps.append(Start(instance=name, reset=unit.active_state == "failed"))
+    steps.append(Start(instance=name))
     return steps, Verdict(state=State.starting, reason="its unit is starting")
 
 

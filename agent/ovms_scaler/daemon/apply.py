@@ -2,6 +2,7 @@
 """Carries out a plan; what fails is logged once and found again by the next pass."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Coroutine
 from typing import assert_never
@@ -79,7 +80,8 @@ class Applier:
         unit = unit_name(action.instance)
         log.info("starting instance", instance=action.instance, unit=unit)
         try:
-            if action.reset:
+            # Planned starts must not count towards the limit that is there for crash loops.
+            with contextlib.suppress(HostError):
                 await self._units.reset_failed(unit)
             # A unit that is still loaded has the old files in memory; one that is not reads the new ones.
             if (await self._units.read_units([unit]))[unit].need_daemon_reload:
