@@ -5,7 +5,8 @@ ScalerError              anything this project raises on purpose
 ├── InputError           somebody's text is wrong: it names the thing, the value and the rule
 │   └── ConfigError      the configuration, with every problem found in it
 └── HostError            something outside did not do what was asked
-    └── DeadlineError    it did not answer in time
+    ├── DeadlineError    it did not answer in time
+    └── UnreachableError the agent cannot be asked
 """
 
 from collections.abc import Iterable
@@ -61,3 +62,7 @@ class HostError(ScalerError):
 
 class DeadlineError(HostError):
     """What was asked did not answer before its deadline."""
+
+
+class UnreachableError(HostError):
+    """The agent gives no answer on its control socket."""

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asks the agent over its control socket, which speaks HTTP."""
+
+import json
+import socket
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any
+
+from ovms_scaler.errors import ScalerError, UnreachableError
+
+SOCKET = Path("/run/ovms-scaler/control.sock")
+STATUS_TIMEOUT_SEC = 5.0
+# Models are looked at before a configuration is taken, and they may lie on a slow file system.
+RELOAD_TIMEOUT_SEC = 60.0
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
+
+START = "systemctl start ovms-scaler"
+LOOK = "systemctl status ovms-scaler; journalctl -u ovms-scaler"
+
+
+class _UnixConnection(HTTPConnection):
+    def __init__(self, path: Path, timeout_sec: float) -> None:
+        super().__init__("ovms-scaler", timeout=timeout_sec)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def read_status(path: Path = SOCKET) -> dict[str, Any]:
+    """The status document. Raises UnreachableError, and ScalerError when the agent refuses."""
+    return _ask("GET", "/v1/status", path, STATUS_TIMEOUT_SEC)
+
+
+def reload(path: Path = SOCKET, *, allow_outage: bool) -> int:
+    """Have the agent take its configuration; the number of instances in it.
+
+    Raises UnreachableError, and ScalerError with every error of a configuration that was not accepted.
+    """
+    answer = _ask("POST", f"/v1/reload?allow_outage={allow_outage:d}", path, RELOAD_TIMEOUT_SEC)
+    count = answer.get("instances")
+    if not isinstance(count, int):
+        raise _unreachable(f"its answer on {path} is not the expected one", LOOK)
+    return count
+
+
+def _ask(method: str, target: str, path: Path, timeout_sec: float) -> dict[str, Any]:
+    status, body = _exchange(method, target, path, timeout_sec)
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise _unreachable(f"its answer on {path} is not a JSON object", LOOK)
+    if status != 200:
+        raise _refusal(status, document)
+    return document
+
+
+def _exchange(method: str, target: str, path: Path, timeout_sec: float) -> tuple[int, bytes]:
+    connection = _UnixConnection(path, timeout_sec)
+    try:
+        connection.request(method, target)
+        answer = connection.getresponse()
+        return answer.status, answer.read(MAX_ANSWER_BYTES)
+    except FileNotFoundError as error:
+        raise _unreachable(f"there is no socket {path}, so it does not run", START) from error
+    except ConnectionRefusedError as error:
+        raise _unreachable(f"nobody listens on {path}: it was ended", START) from error
+    except PermissionError as error:
+        raise _unreachable(f"no permission to connect to {path}", "run this as root") from error
+    except TimeoutError as error:
+        raise _unreachable(f"no answer on {path} within {timeout_sec:g} seconds", LOOK) from error
+    except (HTTPException, ConnectionError) as error:
+        raise _unreachable(f"it broke off its answer on {path}", LOOK) from error
+    except OSError as error:
+        raise _unreachable(f"cannot connect to {path}: {error.strerror or error}", LOOK) from error
+    finally:
+        connection.close()
+
+
+def _refusal(status: int, document: dict[str, Any]) -> ScalerError:
+    error = document.get("error")
+    message = error.get("message") if isinstance(error, dict) else None
+    return ScalerError(message if isinstance(message, str) and message else f"the agent answers {status}")
+
+
+def _unreachable(why: str, hint: str) -> UnreachableError:
+    return UnreachableError(f"cannot reach the agent: {why}", hint=hint)

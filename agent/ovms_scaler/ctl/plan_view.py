@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan, for people and for programs."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ovms_scaler.config import Config
+from ovms_scaler.core.cpulist import format_cpu_list
+from ovms_scaler.core.placement import Instance
+from ovms_scaler.core.spec import Pool
+from ovms_scaler.core.status import instance_document
+from ovms_scaler.ctl.changes import Action, FileChange, describe_actions, render_diff
+from ovms_scaler.ctl.output import printable
+from ovms_scaler.ctl.tables import cell, indented, make_table, show, stack
+from ovms_scaler.offline import Preview
+
+_DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
+
+
+def plan_document(preview: Preview, actions: Sequence[Action]) -> dict[str, Any]:
+    """The JSON of ``plan --json``, which programs rely on."""
+    return {
+        "instances": [instance_document(instance) for instance in preview.target.instances],
+        "actions": list(actions),
+        "warnings": list(preview.warnings),
+    }
+
+
+def show_plan(
+    config: Config, preview: Preview, changes: Sequence[FileChange], actions: Sequence[Action]
+) -> None:
+    """Print it to standard output: tables, the diff of ``changes``, the actions."""
+    show(render_plan(config, preview))
+    if changes:
+        show(render_diff_text(changes), wrap=False)
+    show(*render_actions(actions), wrap=False)
+
+
+def render_plan(config: Config, preview: Preview) -> RenderableType:
+    """A table for each pool, then what is wrong and what is doubtful."""
+    parts: list[RenderableType] = []
+    for pool in config.spec.pool:
+        instances = [one for one in preview.target.instances if one.pool == pool.name]
+        parts += [*_render_pool(pool, instances), ""]
+    if not config.spec.pool:
+        parts += [cell(f"No pool in {config.file}: nothing would serve."), ""]
+    parts += _render_problems(preview.target.instances)
+    if preview.warnings:
+        parts += [cell("Warnings", "bold yellow"), *(indented(text) for text in preview.warnings), ""]
+    return stack(*parts)
+
+
+def render_diff_text(changes: Sequence[FileChange]) -> Text:
+    """The diff in the usual colours; to be printed without wrapping, so that it can be copied."""
+    text = Text(overflow="ignore", no_wrap=True)
+    for line in render_diff(changes):
+        style = "bold" if line.startswith(("+++ ", "--- ")) else _DIFF_STYLES.get(line[:1], "")
+        text.append(printable(line) + "\n", style=style or None)
+    return text
+
+
+def render_actions(actions: Sequence[Action]) -> Iterator[RenderableType]:
+    """Each action on a line, and how many there are."""
+    if not actions:
+        yield cell("Every file is as it should be: nothing to do.", "green")
+        return
+    yield cell("Actions", "bold")
+    for action in actions:
+        yield Text(printable(f"  {action['action']} {action.get('path') or action['unit']}"), no_wrap=True)
+    yield cell(f"To do: {describe_actions(actions)}.", "bold")
+
+
+def _render_pool(pool: Pool, instances: Sequence[Instance]) -> Iterator[RenderableType]:
+    count = f"{len(instances)} instance{'' if len(instances) == 1 else 's'}"
+    yield cell(f"{pool.name}: {pool.model_name or pool.config_path}", "bold")
+    yield indented(
+        f"{count} on {instances[0].device}, clients connect to {_where(pool)}" if instances else count
+    )
+    yield _render_instances(instances)
+
+
+def _where(pool: Pool) -> str:
+    return f"port {pool.listen}" if pool.listen.isdigit() else pool.listen
+
+
+def _render_instances(instances: Sequence[Instance]) -> Table:
+    table = make_table(
+        "Instance", "Node", "CPUs", "Threads", "Memory", "Port", "Weight",
+        right=("Node", "Threads", "Port", "Weight"),
+    )  # fmt: skip
+    for one in instances:
+        memory = f"{one.memory} {format_cpu_list(one.memory_nodes)}" if one.memory is not None else "any"
+        table.add_row(
+            cell(one.id, "red" if one.problem else ""),
+            cell(one.node),
+            cell(format_cpu_list(one.cpus) or "any"),
+            cell(one.inference_threads),
+            cell(memory),
+            cell(one.port),
+            cell(one.weight),
+        )
+    return table
+
+
+def _render_problems(instances: Sequence[Instance]) -> list[RenderableType]:
+    """What forbids to start instances, each reason once with those it is about."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for one in instances:
+        if one.problem is not None:
+            reasons.setdefault((one.problem, one.hint or ""), []).append(one.id)
+    if not reasons:
+        return []
+    parts: list[RenderableType] = [cell("Would not be started", "bold red")]
+    for (problem, hint), names in reasons.items():
+        parts += [indented(f"{', '.join(names)}: {problem}")]
+        parts += [indented(f"hint: {hint}", by=4)] if hint else []
+    return [*parts, ""]

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's status, for people: who serves, and why the others do not."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from ovms_scaler.core.lifecycle import State
+from ovms_scaler.ctl import tables
+from ovms_scaler.ctl.tables import cell, indented, make_table, stack
+from ovms_scaler.ctl.verdict import Row, parse_rows, table
+
+_STYLES: dict[str, str] = {
+    State.ready: "green",
+    State.failed: "red",
+    State.quarantined: "red",
+    State.ejected: "red",
+    State.suspect: "yellow",
+}
+
+
+def show_status(document: Mapping[str, Any]) -> None:
+    """Print it to standard output."""
+    tables.show(render_status(document, now=time.time()))
+
+
+def render_status(document: Mapping[str, Any], *, now: float) -> RenderableType:
+    """Everything in the document that people ask for; ``now`` in seconds since the epoch."""
+    rows = parse_rows(document)
+    parts: list[RenderableType] = []
+    if rows:
+        parts += [_render_table(rows, now), ""]
+    elif table(document, "proxy").get("listen"):
+        parts += [cell("The agent has not looked at the instances yet."), ""]
+    else:
+        parts += [cell(f"No instance is wanted: {_config_file(document)} has no pool."), ""]
+    parts += _render_explanations(rows, now)
+    parts += _render_proxy(table(document, "proxy"))
+    parts += _render_config(document)
+    parts += _render_sentences("Problems", "bold red", document.get("problems"))
+    parts += _render_sentences("Warnings", "bold yellow", document.get("warnings"))
+    return stack(*parts)
+
+
+def format_duration(seconds: float) -> str:
+    """In two units at most: "12s", "5m03s", "2h05m", "3d04h"."""
+    whole = max(0, int(seconds))
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
+    if days:
+        return f"{days}d{hours % 24:02}h"
+    if hours:
+        return f"{hours}h{minutes % 60:02}m"
+    return f"{minutes}m{whole % 60:02}s" if minutes else f"{whole}s"
+
+
+def _render_table(rows: Sequence[Row], now: float) -> Table:
+    shown = make_table(
+        "Instance", "State", "Rotation", "Port", "Node", "CPUs", "For", right=("Port", "Node", "For")
+    )
+    for row in rows:
+        shown.add_row(
+            cell(row.id),
+            cell(row.state, _STYLES.get(row.state, "")),
+            cell("in" if row.in_rotation else "out", "" if row.in_rotation or not row.wanted else "yellow"),
+            cell(row.port),
+            cell(row.node),
+            cell(row.cpus or ("any" if row.wanted else None)),
+            cell(_age(row, now)),
+        )
+    return shown
+
+
+def _age(row: Row, now: float) -> str | None:
+    return None if row.since is None else format_duration(now - row.since)
+
+
+def _render_explanations(rows: Sequence[Row], now: float) -> list[RenderableType]:
+    """Each instance that does not serve, or of which there is something to say, with the next command."""
+    parts: list[RenderableType] = []
+    for row in rows:
+        if row.in_rotation and not row.reason:
+            continue
+        age = _age(row, now)
+        state = f"{row.state} for {age}" if age else row.state
+        parts.append(cell(f"{row.id} ({state}): {row.reason or 'it is about to be routed'}"))
+        if row.hint:
+            parts.append(indented(f"next: {row.hint}", "bold"))
+    return [*parts, ""] if parts else []
+
+
+def _render_proxy(proxy: Mapping[str, Any]) -> list[RenderableType]:
+    listen = proxy.get("listen")
+    where = ", ".join(map(str, listen)) if isinstance(listen, list) else ""
+    answers = f"generation {proxy['generation']}" if proxy.get("generation") else "does not answer"
+    line = f"Proxy: {proxy.get('state') or 'unknown to systemd'}, {answers}"
+    parts: list[RenderableType] = [cell(f"{line}, clients connect to {where}" if where else line)]
+    if proxy.get("error"):
+        parts.append(indented(str(proxy["error"]), "red"))
+    if where and not (proxy.get("generation") and proxy.get("state") == "active"):
+        parts.append(indented("next: systemctl status ovms-scaler-proxy", "bold"))
+    return parts
+
+
+def _render_config(document: Mapping[str, Any]) -> list[RenderableType]:
+    error = table(document, "config").get("error")
+    if not error:
+        return []
+    return [
+        "",
+        cell(
+            f"{_config_file(document)} is not accepted; the configuration before it stays in force",
+            "bold red",
+        ),
+        *(indented(line) for line in str(error).splitlines()),
+        indented("next: mend it, then: systemctl reload ovms-scaler", "bold"),
+    ]
+
+
+def _render_sentences(title: str, style: str, sentences: object) -> list[RenderableType]:
+    if not isinstance(sentences, list) or not sentences:
+        return []
+    return ["", cell(title, style), *(indented(str(text)) for text in sentences)]
+
+
+def _config_file(document: Mapping[str, Any]) -> str:
+    return str(table(document, "config").get("file") or "the configuration")

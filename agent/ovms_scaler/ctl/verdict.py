@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the agent's status document, and says whether it is good news."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One instance of the document; what an agent of another version leaves out is empty."""
+
+    id: str
+    state: str
+    reason: str
+    hint: str
+    since: float | None
+    in_rotation: bool
+    wanted: bool
+    port: object
+    node: object
+    cpus: object
+
+
+def is_good(document: Mapping[str, Any]) -> bool:
+    """Whether every wanted instance serves through the proxy, and nothing hinders the agent."""
+    rows, proxy = parse_rows(document), table(document, "proxy")
+    if not all(row.in_rotation for row in rows if row.wanted) or table(document, "config").get("error"):
+        return False
+    if document.get("problems") or proxy.get("error"):
+        return False
+    # Where clients are to connect, somebody must answer; right after its start the agent knows nobody yet.
+    return not proxy.get("listen") or (bool(proxy.get("generation")) and bool(rows))
+
+
+def parse_rows(document: Mapping[str, Any]) -> tuple[Row, ...]:
+    """The instances of a status document."""
+    listed = document.get("instances")
+    entries = [entry for entry in listed if isinstance(entry, Mapping)] if isinstance(listed, list) else []
+    return tuple(
+        Row(
+            id=str(entry.get("id", "?")),
+            state=str(entry.get("state", "?")),
+            reason=str(entry.get("reason") or ""),
+            hint=str(entry.get("hint") or ""),
+            since=float(since) if isinstance(since := entry.get("since"), int | float) else None,
+            in_rotation=entry.get("in_rotation") is True,
+            wanted=entry.get("pool") is not None,
+            port=entry.get("port"),
+            node=entry.get("node"),
+            cpus=entry.get("cpus"),
+        )
+        for entry in entries
+    )
+
+
+def table(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A part of the document; empty when it is missing."""
+    value = document.get(name)
+    return value if isinstance(value, Mapping) else {}
