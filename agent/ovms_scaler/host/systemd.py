@@ -43,6 +43,7 @@ class Systemd:
         self._listeners: list[Callable[[str], None]] = []
         self._jobs: dict[int, asyncio.Future[str]] = {}
         self._ended: dict[int, str] = {}
+        self._losses = 0        # how often word of a job's end may have been missed
         self._checks: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -168,6 +169,7 @@ class Systemd:
     async def _run_job(self, verb: str, unit: str, *, wait: bool, deadline_sec: float) -> str:
         loop = asyncio.get_running_loop()
         due = loop.time() + deadline_sec
+        losses = self._losses
         method = "".join(word.capitalize() for word in verb.split("-")) + "Unit"
         try:
             job = await self._link.call(
@@ -179,7 +181,7 @@ class Systemd:
             raise explain(error, verb=verb, unit=unit) from error
         if not wait:
             return "queued"
-        result = await self._wait_for_job(unit_properties.parse_count(job), due=due)
+        result = await self._wait_for_job(unit_properties.parse_count(job), due=due, losses=losses)
         if result is None:
             raise DeadlineError(
                 f"cannot {verb} {unit}: its job {job} was not finished in {deadline_sec:g} s",
@@ -189,12 +191,14 @@ class Systemd:
             raise HostError(f"cannot {verb} {unit}: its job {job} ended while systemd was out of sight")
         return result
 
-    async def _wait_for_job(self, job: int, *, due: float) -> str | None:
-        # The answer and the job's end can arrive in one block: then the end was noted before we came here.
+    async def _wait_for_job(self, job: int, *, due: float, losses: int) -> str | None:
+        # The answer and what followed can arrive in one block: then it was noted before we came here.
         if job in self._ended:
             return self._ended.pop(job)
         loop = asyncio.get_running_loop()
         future = self._jobs.setdefault(job, loop.create_future())
+        if losses != self._losses:
+            self._check_jobs()
         await asyncio.wait({future}, timeout=max(0.0, due - loop.time()))
         return future.result() if future.done() else None
 
@@ -236,6 +240,7 @@ class Systemd:
 
     def _check_jobs(self) -> None:
         """The word of a job's end may have been missed: ask for each that is waited for."""
+        self._losses += 1
         if self._jobs:
             check = asyncio.get_running_loop().create_task(self._finish_lost_jobs())
             self._checks.add(check)

@@ -67,7 +67,7 @@ class Link:
         self._process: asyncio.subprocess.Process | None = None
         self._calls = 0
         self._keeper: asyncio.Task[None] | None = None
-        self._trouble = "the worker has not started yet"
+        self._trouble = "systemd has not answered yet"
 
     @property
     def trouble(self) -> str:

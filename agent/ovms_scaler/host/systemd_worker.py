@@ -54,10 +54,6 @@ EXEC_PROPERTIES = (
 Properties = tuple[tuple[bytes, bytes, bytes], ...]
 
 
-class BusLostError(Exception):
-    """The connection is of no more use."""
-
-
 class Worker:
     """Serves requests read from ``source`` over ``bus``; answers and events go to ``sink`` (descriptors)."""
 
@@ -72,7 +68,7 @@ class Worker:
         self._unread = b""
 
     def serve(self) -> None:
-        """Subscribe, then answer until standard input ends. Raises BusLostError."""
+        """Subscribe, then answer until standard input ends. Raises DBusBaseError when the bus is lost."""
         self._subscribe()
         write_line(self._sink, {"event": "ready"})
         poll = select.poll()
@@ -123,18 +119,13 @@ class Worker:
             write_line(self._sink, reply)
         return bool(block)
 
-    # -- signals
-
     def _drain(self) -> None:
         """Take everything out of sd-bus's queue and report the units of ours that it speaks of."""
         idle = 0
         # sd_bus_process(3) gives no message both when nothing is left and when it did something internal,
         # and pystemd does not tell the two apart: only twice in a row means empty.
         while idle < 2:
-            try:
-                message = self._bus.process()
-            except DBusBaseError as error:
-                raise BusLostError(text(error.err_message) or os.strerror(abs(error.errno))) from error
+            message = self._bus.process()
             if message.is_signal(MANAGER, b"UnitFilesChanged"):
                 self._changed[""] = None
             elif message.is_empty():
@@ -178,8 +169,6 @@ class Worker:
         if self._ours.fullmatch(unit):
             self._changed[unit] = None
 
-    # -- calls
-
     def read_units(self, units: list[str]) -> dict[str, object]:
         return {unit: self._read_unit(unit) for unit in units}
 
@@ -190,7 +179,7 @@ class Worker:
         UnitRemoved, which would wake the agent, which would read again.
         """
         try:
-            path = as_bytes(self._manager(b"GetUnit", (STRING, unit.encode())))
+            path = text(self._manager(b"GetUnit", (STRING, unit.encode()))).encode()
         except DBusNoSuchUnitError:
             return {"UnitFileState": self._read_unit_file_state(unit)}
         wanted = UNIT_PROPERTIES + (SERVICE_PROPERTIES if unit.endswith(".service") else ())
@@ -216,7 +205,7 @@ class Worker:
         }
 
     def read_exec(self, unit: str) -> dict[str, object]:
-        path = as_bytes(self._manager(b"LoadUnit", (STRING, unit.encode())))
+        path = text(self._manager(b"LoadUnit", (STRING, unit.encode()))).encode()
         return self._read_properties(path, EXEC_PROPERTIES)
 
     def list_units(self, patterns: list[str]) -> object:
@@ -235,6 +224,7 @@ class Worker:
         return job
 
     def has_job(self, job: int) -> bool:
+        """Whether the job goes on; if so its end will be reported, though another worker queued it."""
         try:
             self._manager(b"GetJob", (ord("u"), job))
         except DBusBaseError as error:
@@ -243,6 +233,7 @@ class Worker:
             # Its result may already be in sd-bus's queue, and must be known before this answer is.
             self._drain()
             return False
+        self._jobs.add(job)
         return True
 
     def reset_failed(self, unit: str) -> None:
@@ -263,10 +254,6 @@ CALLS: dict[str, Callable[..., object]] = {
 
 def text(value: object) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-
-
-def as_bytes(value: object) -> bytes:
-    return value if isinstance(value, bytes) else b""
 
 
 def plain(value: object) -> object:
@@ -301,12 +288,12 @@ def main(patterns: list[str]) -> int:
     try:
         with DBus() as bus:
             Worker(bus, source=0, sink=1, patterns=patterns).serve()
-    except (BusLostError, DBusBaseError) as error:
-        why = text(error.err_message) if isinstance(error, DBusBaseError) else str(error)
-        write_line(1, {"event": "lost", "why": why or "the system bus did not accept the connection"})
+    except DBusBaseError as error:
+        why = text(error.err_message) or os.strerror(abs(error.errno))
+        write_line(1, {"event": "lost", "why": why})
         return 1
     except BrokenPipeError:
-        return 0
+        pass
     return 0
 
 
