@@ -114,6 +114,7 @@ def _per_node(
     pool: Pool, topology: Topology, where: str, problems: list[Problem], warnings: list[str]
 ) -> list[Instance]:
     found: list[Instance] = []
+    before = len(problems)
     usable = topology.allowed - topology.isolated - parse_cpu_list(pool.reserve_cpus)
     for node in _selected_nodes(pool, topology, where, problems):
         cores = topology.cores_in(node.cpus & usable)
@@ -138,7 +139,7 @@ def _per_node(
         for number, share in enumerate(_split(cores, pool.instances_per_node)):
             suffix = f".{number}" if pool.instances_per_node > 1 else ""
             found.append(_bound(pool, node, f"{pool.name}-numa{node.id}{suffix}", share, memory))
-    if not found and not problems:
+    if not found and len(problems) == before:
         problems.append(
             Problem(
                 file="",
