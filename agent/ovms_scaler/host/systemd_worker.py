@@ -7,6 +7,7 @@ call at a time and keeps no state but the subscription. It ends when its standar
 gone) or when the bus is lost (the agent starts another).
 """
 
+import contextlib
 import fnmatch
 import json
 import os
@@ -286,14 +287,12 @@ def main(patterns: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        with DBus() as bus:
+        with DBus() as bus, contextlib.suppress(BrokenPipeError):
             Worker(bus, source=0, sink=1, patterns=patterns).serve()
     except DBusBaseError as error:
         why = text(error.err_message) or os.strerror(abs(error.errno))
         write_line(1, {"event": "lost", "why": why})
         return 1
-    except BrokenPipeError:
-        pass
     return 0
 
 
