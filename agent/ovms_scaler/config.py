@@ -51,7 +51,7 @@ def read_config(file: Path = CONFIG_FILE) -> Config:
     that is wrong in any of them.
     """
     problems: list[Problem] = []
-    layers = [layer for path in _files(file) if (layer := _read_layer(path, problems)) is not None]
+    layers = [layer for path in _files(file, problems) if (layer := _read_layer(path, problems)) is not None]
     if problems:
         raise ConfigError(problems)
     merged: dict[str, Any] = {}
@@ -72,8 +72,16 @@ def restore_config(document: object) -> Config:
             raise InputError("cannot read the configuration that was accepted before: it is not one of ours")
 
 
-def _files(file: Path) -> list[Path]:
-    return [file, *sorted((file.parent / "config.d").glob("*.toml"))]
+def _files(file: Path, problems: list[Problem]) -> list[Path]:
+    directory = file.parent / "config.d"
+    try:
+        return [file, *sorted(path for path in directory.iterdir() if path.suffix == ".toml")]
+    except (FileNotFoundError, NotADirectoryError):
+        return [file]
+    except OSError as error:
+        # Without what is in it another configuration would be judged than the agent's.
+        problems.append(Problem(file=str(directory), key="", rule=f"cannot read: {error.strerror}"))
+        return [file]
 
 
 def _read_layer(path: Path, problems: list[Problem]) -> _Layer | None:
@@ -93,7 +101,7 @@ def _read_layer(path: Path, problems: list[Problem]) -> _Layer | None:
         return _Layer(file=str(path), document=tomllib.loads(data.decode()))
     except UnicodeDecodeError as error:
         refuse(f"must be UTF-8, and byte {error.start} is not", "save the file as UTF-8")
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
         refuse(f"is not TOML: {error}", "strings need quotes; tables are [name], pools are [[pool]]")
     return None
 

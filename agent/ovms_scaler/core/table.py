@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from ovms_scaler.errors import Problem
 
 T = TypeVar("T")
+MAX_SHOWN = 200  # characters of a wrong value that a message repeats
 _TYPE_NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
 _SCHEMA_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
@@ -61,7 +62,7 @@ class Reader:
     def read_table(self, cls: Callable[..., T], table: object, path: str) -> T | None:
         """The dataclass ``cls`` from a TOML table, or None when something in it is wrong."""
         if not isinstance(table, Mapping):
-            self.problem(path, f"must be a table, not {table!r}")
+            self.problem(path, f"must be a table, not {_shown(table)}")
             return None
         known = {field.name: field for field in _fields(cls)}
         hints = typing.get_type_hints(cls)
@@ -104,14 +105,16 @@ class Reader:
 
     def _read_tables(self, cls: type[T], value: object, here: str) -> tuple[T, ...]:
         if not isinstance(value, list):
-            self.problem(here, f"must be an array of tables, not {value!r}", f"write [[{here}]]")
+            self.problem(here, f"must be an array of tables, not {_shown(value)}", f"write [[{here}]]")
             return ()
         read = (self.read_table(cls, table, f"{here}[{index}]") for index, table in enumerate(value))
         return tuple(table for table in read if table is not None)
 
     def _read_strings(self, value: object, facts: Key, here: str) -> tuple[str, ...]:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            self.problem(here, f"must be an array of strings, not {value!r}", f"for example {facts.example}")
+            self.problem(
+                here, f"must be an array of strings, not {_shown(value)}", f"for example {facts.example}"
+            )
             return ()
         for index, item in enumerate(value):
             self._check_string(facts, item, f"{here}[{index}]")
@@ -119,17 +122,17 @@ class Reader:
 
     def _read_pairs(self, value: object, here: str) -> Mapping[str, str]:
         if not isinstance(value, Mapping) or not all(isinstance(item, str) for item in value.values()):
-            self.problem(here, f"must be a table of strings, not {value!r}")
+            self.problem(here, f"must be a table of strings, not {_shown(value)}")
             return {}
         return dict(sorted(value.items()))
 
     def _read_choice(self, kind: type[StrEnum], value: object, here: str) -> object:
         choices = [choice.value for choice in kind]
         if not isinstance(value, str) or value not in choices:
-            close = difflib.get_close_matches(str(value), choices, n=1)
+            close = difflib.get_close_matches(value if isinstance(value, str) else "", choices, n=1)
             self.problem(
                 here,
-                f"must be one of {', '.join(map(repr, choices))}, not {value!r}",
+                f"must be one of {', '.join(map(repr, choices))}, not {_shown(value)}",
                 f'did you mean "{close[0]}"?' if close else None,
             )
             return None
@@ -139,7 +142,9 @@ class Reader:
         if kind is float and type(value) is int:
             value = float(value)
         if type(value) is not kind:
-            self.problem(here, f"must be {_TYPE_NAMES[kind]}, not {value!r}", f"for example {facts.example}")
+            self.problem(
+                here, f"must be {_TYPE_NAMES[kind]}, not {_shown(value)}", f"for example {facts.example}"
+            )
             return None
         if isinstance(value, str):
             self._check_string(facts, value, here)
@@ -149,17 +154,17 @@ class Reader:
 
     def _check_string(self, facts: Key, value: str, here: str) -> None:
         if any(ord(char) < 32 or ord(char) == 127 for char in value):
-            self.problem(here, f"must not contain control characters, not {value!r}")
+            self.problem(here, f"must not contain control characters, not {_shown(value)}")
         elif facts.pattern is not None and re.fullmatch(facts.pattern, value) is None:
-            self.problem(here, f"{facts.rule}, not {value!r}", f"for example {facts.example}")
+            self.problem(here, f"{facts.rule}, not {_shown(value)}", f"for example {facts.example}")
         elif facts.check is not None and (rule := facts.check(value)) is not None:
             self.problem(here, rule, f"for example {facts.example}")
 
     def _check_range(self, facts: Key, value: float, here: str) -> None:
         if facts.minimum is not None and not value >= facts.minimum:
-            self.problem(here, f"must be {facts.minimum:g} or greater, not {value!r}")
+            self.problem(here, f"must be {facts.minimum:g} or greater, not {_shown(value)}")
         elif facts.maximum is not None and not value <= facts.maximum:
-            self.problem(here, f"must be {facts.maximum:g} or less, not {value!r}")
+            self.problem(here, f"must be {facts.maximum:g} or less, not {_shown(value)}")
 
 
 def render_schema(cls: type, title: str) -> dict[str, object]:
@@ -206,6 +211,15 @@ def _key_schema(kind: Any, facts: Key, default: object) -> dict[str, object]:
 
 def _fields(cls: Any) -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(cls)
+
+
+def _shown(value: object) -> str:
+    """The value for a message; one that is too long, too deep or too large a number is cut or named."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):
+        return "one too large to show"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def _without_none(kind: Any) -> Any:
