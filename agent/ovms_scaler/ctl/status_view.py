@@ -8,17 +8,17 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
-from ovms_scaler.core.lifecycle import State
 from ovms_scaler.ctl import tables
 from ovms_scaler.ctl.tables import cell, indented, make_table, stack
 from ovms_scaler.ctl.verdict import Row, parse_rows, table
 
-_STYLES: dict[str, str] = {
-    State.ready: "green",
-    State.failed: "red",
-    State.quarantined: "red",
-    State.ejected: "red",
-    State.suspect: "yellow",
+# By name, as ovms_scaler.core.lifecycle would bring half the package along, at a cost that people notice.
+_STYLES = {
+    "ready": "green",
+    "failed": "red",
+    "quarantined": "red",
+    "ejected": "red",
+    "suspect": "yellow",
 }
 
 
