@@ -110,8 +110,11 @@ def _plan_instance(
     own = facts.instances.get(name, InstanceFacts())
     unit = own.unit
     outdated = is_outdated(wanted, own)
-    if unit is None or own.job:
+    if unit is None:
         return [], verdict
+    if own.job:
+        starting = Verdict(state=State.starting, reason="its unit is starting")
+        return [], verdict if unit.is_running else starting
     if unit.is_running:
         if not outdated or routed or unit.active_state == "deactivating":
             return [], verdict

@@ -178,13 +178,16 @@ class Agent:
                 continue
             self._since[name] = Since(state=verdict.state, since=round(time.time(), 3))
             write = log.warning if verdict.state in BAD else log.info
+            details = {
+                "was": before.state.value if before is not None else "",
+                "reason": verdict.reason,
+                "hint": verdict.hint,
+            }
             write(
                 "instance changed",
                 instance=name,
                 state=verdict.state.value,
-                reason=verdict.reason,
-                was=before.state.value if before is not None else None,
-                hint=verdict.hint,
+                **{key: text for key, text in details.items() if text},
             )
 
     def _summary(self) -> str:

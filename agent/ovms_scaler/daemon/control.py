@@ -40,10 +40,13 @@ class Control:
         )
         app.router.add_get("/v1/status", self._status)
         app.router.add_post("/v1/reload", self._reload)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await self._runner.setup()
         try:
-            await web.SockSite(self._runner, _bind(self._path)).start()
+            # It replaces the socket of an agent that was killed: only one runs, which the lock makes sure of.
+            await web.UnixSite(self._runner, os.fspath(self._path)).start()
+            # For everybody to connect to; who they are is asked of the kernel at each request.
+            self._path.chmod(0o666)
         except OSError as error:
             await self._runner.cleanup()
             self._runner = None
@@ -69,23 +72,6 @@ class Control:
         except ScalerError as error:
             return _refusal(400, str(error))
         return web.json_response({"accepted": True, "instances": self._agent.wanted_count()})
-
-
-def _bind(path: Path) -> socket.socket:
-    """A socket for everybody to connect to; who they are is asked of the kernel at each request.
-
-    It replaces the one of an agent that was killed: only one agent runs, which the lock makes sure of.
-    """
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
-        listener.bind(os.fspath(path))
-        path.chmod(0o666)
-    except OSError:
-        listener.close()
-        raise
-    return listener
 
 
 def _peer_is_administrator(request: web.Request) -> bool:
