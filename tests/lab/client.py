@@ -3,8 +3,8 @@
 
     python client.py URL MODEL chat | stream | load REQUESTS WORKERS
 
-``load`` prints one JSON object: requests sent, answered, lost, cut in mid-answer, the slowest in seconds,
-and answers by instance.
+``load`` prints a line when the first answer has come, and one JSON object at the end: requests sent,
+answered, lost, cut in mid-answer, the slowest in seconds, and answers by instance.
 """
 
 import asyncio
@@ -56,6 +56,8 @@ async def load(client: openai.AsyncOpenAI, model: str, requests: int, workers: i
             began = time.monotonic()
             counts["sent"] += 1
             counts[await _ask(client, model, instances, streamed=number % 2 == 0)] += 1
+            if counts.total() - counts["sent"] == 1:
+                show("begun\n")
             slowest = max(slowest, time.monotonic() - began)
 
     await asyncio.gather(*(work() for _ in range(workers)))

@@ -84,7 +84,8 @@ def show_placement(host: Host) -> None:
         fields = dict(
             line.split(":\t", 1) for line in host.read(f"/proc/{pid}/status").splitlines() if ":\t" in line
         )
-        policies = {line.split()[1] for line in host.read(f"/proc/{pid}/numa_maps").splitlines()}
+        maps = host.read(f"/proc/{pid}/numa_maps").splitlines()
+        policies = {line.split()[1] for line in maps if " anon=" in line}  # its own memory, not files
         memory = f"bind:{planned['memory_nodes']}"
         rows.append(
             (planned["id"], planned["cpus"], fields["Cpus_allowed_list"], memory, ",".join(policies))
@@ -98,7 +99,7 @@ def show_placement(host: Host) -> None:
 
 def show_crash(host: Host) -> None:
     step("An instance is killed with SIGKILL while clients keep asking")
-    with Traffic(host, requests=400, workers=8) as traffic:
+    with Traffic(host, requests=1500, workers=8) as traffic:
         victim = next(entry for entry in status(host)["instances"] if entry["in_rotation"])
         command(host, "kill", "-KILL", str(victim["pid"]))
         wait_until_all_serve(host)
@@ -112,7 +113,7 @@ def show_crash(host: Host) -> None:
 def show_agent_killed(host: Host) -> None:
     step("The agent is killed with SIGKILL, and comes back without touching anything")
     before = untouched(host)
-    with Traffic(host, requests=400, workers=8) as traffic:
+    with Traffic(host, requests=1500, workers=8) as traffic:
         agent = host.properties("ovms-scaler.service", "MainPID")["MainPID"]
         command(host, "kill", "-KILL", agent)
         host.wait_for(
@@ -139,7 +140,7 @@ def untouched(host: Host) -> dict[str, Any]:
 
 
 class Traffic:
-    """Requests by the openai client in the background of a ``with`` block; ``result`` after it."""
+    """Requests by the openai client, under way in a ``with`` block; ``result`` after it."""
 
     def __init__(self, host: Host, *, requests: int, workers: int) -> None:
         argv = [sys.executable, "-u", CLIENT, URL, MODEL, "load", str(requests), str(workers)]
@@ -150,6 +151,8 @@ class Traffic:
         self._process = subprocess.Popen(self._argv, stdout=subprocess.PIPE, text=True)
         self._end = threading.Timer(120, self._process.kill)
         self._end.start()
+        assert self._process.stdout is not None
+        self._process.stdout.readline()  # the first answer has come
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -43,7 +43,7 @@ class Control:
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await self._runner.setup()
         try:
-            # It replaces the socket of an agent that was killed: only one runs, which the lock makes sure of.
+            # It replaces the socket of an agent that was killed: the lock keeps a second one away.
             await web.UnixSite(self._runner, os.fspath(self._path)).start()
             # For everybody to connect to; who they are is asked of the kernel at each request.
             self._path.chmod(0o666)
