@@ -101,8 +101,7 @@ def misplacement(wanted: Wanted, facts: InstanceFacts) -> str | None:
                 return f"systemd reads NUMAPolicy={understood.numa_policy}, planned was {instance.memory}"
             if understood.numa_mask != instance.memory_nodes:
                 return _differs("NUMAMask", understood.numa_mask, instance.memory_nodes)
-        # systemd keeps "$$" as it was written until it runs the command.
-        if wanted.argv and tuple(word.replace("$$", "$") for word in understood.argv) != wanted.argv:
+        if wanted.argv and _executed(understood.argv) != wanted.argv:
             return "systemd reads another command line than planned"
     if process is not None:
         if instance.cpus and process.cpus_allowed != instance.cpus:
@@ -116,6 +115,11 @@ def misplacement(wanted: Wanted, facts: InstanceFacts) -> str | None:
                 f"planned was {format_cpu_list(instance.memory_nodes)}"
             )
     return None
+
+
+def _executed(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """The words as the program gets them: systemd keeps "$$" in arguments as written until it runs them."""
+    return (*argv[:1], *(word.replace("$$", "$") for word in argv[1:]))
 
 
 def is_current(health: Health | None, unit: UnitFacts) -> bool:
@@ -161,9 +165,10 @@ def _serving(instance: Instance, health: Health, failures: int) -> Verdict:
     if health.failures == 0:
         return Verdict(state=State.ready)
     state = State.ejected if health.failures >= failures else State.suspect
+    failed = "a probe failed" if health.failures == 1 else f"{health.failures} probes in a row failed"
     return Verdict(
         state=state,
-        reason=f"{health.failures} probes in a row failed: {health.detail}",
+        reason=f"{failed}: {health.detail}",
         hint=f"journalctl -u {instance.unit}",
     )
 

@@ -15,6 +15,9 @@ NAME = r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?"
 NAME_RULE = "must be 1 to 32 of a-z, 0-9 and '-', not starting or ending with '-'"
 ABSOLUTE = r"/[^\x00-\x1f]*"
 ABSOLUTE_RULE = "must be an absolute path"
+# systemd refuses an executable path with one of these (string_is_safe() in src/basic/string-util.c).
+PROGRAM = r"/[^\x00-\x1f\x7f\"'\\]*"
+PROGRAM_RULE = "must be an absolute path without quotes and backslashes"
 # What systemd.exec(5) takes as a variable's name in Environment=.
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 DEFAULT_MAX_NUM_SEQS = 256  # of LLMCalculatorOptions, llm_calculator.proto in OVMS
@@ -214,8 +217,8 @@ class Engine:
 
     binary: str = key(
         "/opt/ovms/bin/ovms",
-        pattern=ABSOLUTE,
-        rule=ABSOLUTE_RULE,
+        pattern=PROGRAM,
+        rule=PROGRAM_RULE,
         example='"/opt/ovms/bin/ovms"',
         doc="The ovms program.",
     )

@@ -98,7 +98,7 @@ class Reader:
         if origin is tuple:
             return self._read_strings(value, facts, here)
         if origin is not None and issubclass(origin, Mapping):
-            return self._read_pairs(value, here)
+            return self._read_pairs(value, facts, here)
         if isinstance(kind, type) and issubclass(kind, StrEnum):
             return self._read_choice(kind, value, here)
         return self._read_scalar(kind, facts, value, here)
@@ -120,7 +120,7 @@ class Reader:
             self._check_string(facts, item, f"{here}[{index}]")
         return tuple(value)
 
-    def _read_pairs(self, value: object, here: str) -> Mapping[str, str]:
+    def _read_pairs(self, value: object, facts: Key, here: str) -> Mapping[str, str]:
         if not isinstance(value, Mapping) or not all(isinstance(item, str) for item in value.values()):
             self.problem(here, f"must be a table of strings, not {_shown(value)}")
             return {}

@@ -31,7 +31,7 @@ def render_drop_in(instance: Instance, command: Command, *, model: str) -> str:
         f"LimitNOFILE={command.open_files}",
         *(f"Environment={_quote(f'{name}={text}')}" for name, text in command.environment.items()),
         "ExecStart=",
-        "ExecStart=" + " \\\n    ".join(_options([_argument(word) for word in command.argv])),
+        "ExecStart=" + " \\\n    ".join(_options(_command_line(*command.argv))),
     ]
     return "\n".join(lines) + "\n"
 
@@ -59,9 +59,9 @@ def _options(words: list[str]) -> list[str]:
     return lines
 
 
-def _argument(word: str) -> str:
-    """A word of ExecStart=, where systemd.service(5) also expands ``$``."""
-    return _quote(word.replace("$", "$$"))
+def _command_line(program: str, *arguments: str) -> list[str]:
+    """Words of ExecStart=: in all but the program's path, systemd.service(5) also expands ``$``."""
+    return [_quote(program), *(_quote(word.replace("$", "$$")) for word in arguments)]
 
 
 def _quote(text: str) -> str:
