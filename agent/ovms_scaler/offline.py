@@ -70,30 +70,33 @@ def resolve_config(
         raise config.locate(error) from error
 
 
-def preview_target(config: Config, sysroot: Path = HERE) -> tuple[Target, tuple[str, ...]]:
+def preview_target(
+    config: Config, sysroot: Path = HERE, host: Path | None = None
+) -> tuple[Target, tuple[str, ...]]:
     """The target on the machine below ``sysroot``, and warnings of this preview beside the target's own.
 
-    Ports come from this host's port book unless another machine is looked at. Raises ConfigError and
-    HostError.
+    Ports come from the port book below ``host``, which is / unless another machine is looked at, whose files
+    are not known. Raises ConfigError and HostError.
     """
     warnings: list[str] = []
-    book = _read_port_book(warnings) if _is_here(sysroot) else {}
+    store = _open_store(sysroot, host)
+    book = _read_port_book(store, warnings) if store is not None else {}
     target = resolve_config(config, read_topology(sysroot), book, _read_model_as_anybody)
     return target, tuple(warnings)
 
 
-def preview(config: Config, sysroot: Path = HERE) -> Preview:
-    """The target, every file of it, and what is on disk. Raises ConfigError and HostError."""
-    target, found = preview_target(config, sysroot)
+def preview(config: Config, sysroot: Path = HERE, host: Path | None = None) -> Preview:
+    """The target, every file of it, and what is on disk; arguments and errors as in ``preview_target``."""
+    target, found = preview_target(config, sysroot, host)
     warnings = [*target.warnings, *found]
-    store = Store()
-    here = _is_here(sysroot)
-    owners = {path: name for name, wanted in target.wanted.items() for path in wanted.files}
-    if here:
-        owners |= {path: name for name in _read_instances(store, warnings) for path in instance_paths(name)}
     wanted = {path: text for one in target.wanted.values() for path, text in one.files.items()}
+    owners = {path: name for name, one in target.wanted.items() for path in one.files}
     proxy = f"{PROXY_DIRECTORY}/{CONFIGURATION}"
-    present, unreadable = _read_present(store, {*wanted, *owners, proxy}, warnings) if here else ({}, set())
+    present: dict[str, str] = {}
+    unreadable: set[str] = set()
+    if (store := _open_store(sysroot, host)) is not None:
+        owners |= {path: name for name in _read_instances(store, warnings) for path in instance_paths(name)}
+        present, unreadable = _read_present(store, {*wanted, *owners, proxy}, warnings)
     if target.fronts or proxy in present:
         wanted[proxy] = _render_proxy(target, {})[proxy]
     return Preview(
@@ -184,8 +187,10 @@ def _is_ours(path: str) -> bool:
     return any(Path(path).match(pattern) for pattern in _PATTERNS)
 
 
-def _is_here(sysroot: Path) -> bool:
-    return os.path.realpath(sysroot) == os.path.realpath(HERE)
+def _open_store(sysroot: Path, host: Path | None) -> Store | None:
+    if host is None and os.path.realpath(sysroot) != os.path.realpath(HERE):
+        return None
+    return Store(host or HERE)
 
 
 def _render_proxy(target: Target, members: Mapping[str, tuple[Member, ...]]) -> dict[str, str]:
@@ -193,9 +198,9 @@ def _render_proxy(target: Target, members: Mapping[str, tuple[Member, ...]]) -> 
     return {f"{PROXY_DIRECTORY}/{path}": text for path, text in proxy.files.items()}
 
 
-def _read_port_book(warnings: list[str]) -> dict[str, int]:
+def _read_port_book(store: Store, warnings: list[str]) -> dict[str, int]:
     try:
-        return Store().read_port_book()
+        return store.read_port_book()
     except HostError as error:
         if not isinstance(error.__cause__, PermissionError):
             raise

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan would do to the files of a host, and the actions that follow, as far as files can tell."""
+"""What a plan would do to a host: its files, and the actions that follow as far as files can tell."""
 
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from ovms_scaler.core.placement import unit_name
+from ovms_scaler.core.status import instance_document
 from ovms_scaler.offline import Preview
 
 PROXY_UNIT = "ovms-scaler-proxy.service"
@@ -64,6 +66,15 @@ def list_actions(preview: Preview, changes: Sequence[FileChange]) -> list[Action
     for name in dict.fromkeys(change.instance for change in changes if change.instance is not None):
         actions += _instance_actions(preview, name, [one for one in changes if one.instance == name])
     return actions
+
+
+def plan_document(preview: Preview, actions: Sequence[Action]) -> dict[str, Any]:
+    """The JSON of ``plan --json``, which programs rely on."""
+    return {
+        "instances": [instance_document(instance) for instance in preview.target.instances],
+        "actions": list(actions),
+        "warnings": list(preview.warnings),
+    }
 
 
 def describe_actions(actions: Sequence[Action]) -> str:

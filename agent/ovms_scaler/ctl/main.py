@@ -132,8 +132,7 @@ def plan(*, config_file: Path, sysroot: Path, as_json: bool, diff: bool) -> Exit
       ovms-scalerctl plan --config new.toml --no-diff
     """
     from ovms_scaler.config import read_config
-    from ovms_scaler.ctl.changes import list_actions, list_changes
-    from ovms_scaler.ctl.plan_view import plan_document, show_plan
+    from ovms_scaler.ctl.changes import list_actions, list_changes, plan_document
     from ovms_scaler.offline import preview
 
     config = read_config(config_file)
@@ -143,24 +142,19 @@ def plan(*, config_file: Path, sysroot: Path, as_json: bool, diff: bool) -> Exit
     if as_json:
         output.show_json(plan_document(found, actions))
     else:
+        from ovms_scaler.ctl.plan_view import show_plan
+
         show_plan(config, found, changes if diff else (), actions)
     return Exit.good
 
 
 @cli.command()
-@click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="FILE",
-    help="Configuration; config.d/*.toml beside it is read too.",
-)
+@config_option
 @sysroot_option
 @click.option(
     "--output",
     "directory",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     required=True,
     metavar="DIR",
     help="Where to write: an empty directory, or one that was rendered to before.",
@@ -190,7 +184,9 @@ def render(*, config_file: Path, sysroot: Path, directory: Path) -> Exit:
 
 
 @cli.command("check-config")
-@click.argument("config_file", type=click.Path(path_type=Path), default=CONFIG, metavar="[FILE]")
+@click.argument(
+    "config_file", type=click.Path(path_type=Path, readable=False), default=CONFIG, metavar="[FILE]"
+)
 @sysroot_option
 def check_config(*, config_file: Path, sysroot: Path) -> Exit:
     """Say whether the agent would accept a configuration.
@@ -236,6 +232,7 @@ def status(*, as_json: bool, again: bool, socket: Path) -> Exit:
       ovms-scalerctl status --json | jq '.instances[].state'
     """
     from ovms_scaler.ctl.client import read_status
+    from ovms_scaler.ctl.verdict import is_good
 
     if again:
         from ovms_scaler.ctl.watch import watch
@@ -248,8 +245,6 @@ def status(*, as_json: bool, again: bool, socket: Path) -> Exit:
         from ovms_scaler.ctl.status_view import show_status
 
         show_status(document)
-    from ovms_scaler.ctl.verdict import is_good
-
     return Exit.good if is_good(document) else Exit.bad_news
 
 

@@ -19,7 +19,7 @@ def config_option(verb: F) -> F:
     return click.option(
         "--config",
         "config_file",
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, readable=False),
         default=CONFIG,
         show_default=True,
         metavar="FILE",
@@ -47,7 +47,7 @@ def socket_option(verb: F) -> F:
     """Where the agent listens; for tests."""
     return click.option(
         "--socket",
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, readable=False),
         default=SOCKET,
         envvar="OVMS_SCALER_SOCKET",
         hidden=True,

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plan, for people and for programs."""
+"""The plan, for people."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -12,22 +11,12 @@ from ovms_scaler.config import Config
 from ovms_scaler.core.cpulist import format_cpu_list
 from ovms_scaler.core.placement import Instance
 from ovms_scaler.core.spec import Pool
-from ovms_scaler.core.status import instance_document
 from ovms_scaler.ctl.changes import Action, FileChange, describe_actions, render_diff
 from ovms_scaler.ctl.output import printable
 from ovms_scaler.ctl.tables import cell, indented, make_table, show, stack
 from ovms_scaler.offline import Preview
 
 _DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
-
-
-def plan_document(preview: Preview, actions: Sequence[Action]) -> dict[str, Any]:
-    """The JSON of ``plan --json``, which programs rely on."""
-    return {
-        "instances": [instance_document(instance) for instance in preview.target.instances],
-        "actions": list(actions),
-        "warnings": list(preview.warnings),
-    }
 
 
 def show_plan(
