@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the administrator asked for: the configuration as frozen values, and the rules it must keep."""
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,7 +62,9 @@ def _cpu_list_rule(text: str) -> str | None:
 
 def _listen_rule(text: str) -> str | None:
     match = re.fullmatch(
-        r"(?:(?P<v4>\d{1,3}(?:\.\d{1,3}){3}):|\[(?P<v6>[0-9A-Fa-f:.]+)\]:)?(?P<port>\d{1,5})", text
+        r"(?:(?P<v4>\d{1,3}(?:\.\d{1,3}){3}):|\[(?P<v6>[0-9A-Fa-f:.]+)\]:)?(?P<port>\d{1,5})",
+        text,
+        re.ASCII,
     )
     if match is None:
         return f"must be a port or ADDRESS:PORT with a literal address, not {text!r}"
@@ -69,6 +72,11 @@ def _listen_rule(text: str) -> str | None:
         return f"must name a port from 1 to 65535, not {match['port']}"
     if match["v4"] and any(int(part) > 255 for part in match["v4"].split(".")):
         return f"must name an IPv4 address, not {match['v4']!r}"
+    if match["v6"]:
+        try:
+            ipaddress.IPv6Address(match["v6"])
+        except ValueError:
+            return f"must name an IPv6 address, not {match['v6']!r}"
     return None
 
 

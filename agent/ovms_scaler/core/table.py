@@ -124,6 +124,8 @@ class Reader:
         if not isinstance(value, Mapping) or not all(isinstance(item, str) for item in value.values()):
             self.problem(here, f"must be a table of strings, not {_shown(value)}")
             return {}
+        for name, item in value.items():
+            self._check_string(facts, item, f"{here}.{name}")
         return dict(sorted(value.items()))
 
     def _read_choice(self, kind: type[StrEnum], value: object, here: str) -> object:
