@@ -2,12 +2,17 @@
 """What tests of ovms-scalerctl share: results of verbs, an agent that answers as told, a configuration."""
 
 import json
+import os
+import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import ovms_scaler
 
 CTL = [sys.executable, "-m", "ovms_scaler.ctl"]
 
@@ -86,3 +91,24 @@ def status(*instances: dict[str, object], **changes: object) -> dict[str, object
         "warnings": [],
         "problems": [],
     } | changes
+
+
+def run_as_anybody(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A verb as a user without any right; the package is copied to where that user can read it."""
+    package = Path(ovms_scaler.__file__).parent
+    shutil.copytree(package, directory / "lib/ovms_scaler", ignore=shutil.ignore_patterns("__pycache__"))
+    anybody = "nobody" if os.geteuid() == 0 else None
+    return subprocess.run(
+        [os.path.realpath(sys.executable), "-m", "ovms_scaler.ctl", *arguments],
+        env={
+            "PYTHONPATH": str(directory / "lib"),
+            "PATH": os.environ["PATH"],
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
+        user=anybody,
+        extra_groups=[] if anybody else None,
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )

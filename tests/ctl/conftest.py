@@ -4,6 +4,7 @@
 import os
 import socketserver
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler
@@ -98,3 +99,11 @@ def agent(tmp_path: Path) -> Iterator[FakeAgent]:
         yield fake
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that every user may enter, unlike those of tmp_path."""
+    with tempfile.TemporaryDirectory(prefix="ovms-scaler-test-") as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)

@@ -2,16 +2,13 @@
 """What every verb has in common: help, exit statuses, no traceback, and output that may go anywhere."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ctl_lab import CTL, POOL, Ctl, FakeAgent, instance, status
+from ctl_lab import CTL, POOL, Ctl, FakeAgent, instance, run_as_anybody, status
 
 import ovms_scaler
 from ovms_scaler import config as configuration
@@ -159,35 +156,6 @@ def test_an_interrupt_ends_quietly_with_130(agent: FakeAgent) -> None:
         process.send_signal(signal.SIGINT)
         assert "Traceback" not in process.stderr.read()
     assert process.returncode == Exit.interrupted
-
-
-@pytest.fixture
-def open_directory() -> Iterator[Path]:
-    """A directory that every user may enter, unlike those of tmp_path."""
-    with tempfile.TemporaryDirectory(prefix="ovms-scaler-test-") as directory:
-        Path(directory).chmod(0o755)
-        yield Path(directory)
-
-
-def run_as_anybody(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A verb as a user without any right; the package is copied to where that user can read it."""
-    package = Path(ovms_scaler.__file__).parent
-    shutil.copytree(package, directory / "lib/ovms_scaler", ignore=shutil.ignore_patterns("__pycache__"))
-    anybody = "nobody" if os.geteuid() == 0 else None
-    return subprocess.run(
-        [os.path.realpath(sys.executable), "-m", "ovms_scaler.ctl", *arguments],
-        env={
-            "PYTHONPATH": str(directory / "lib"),
-            "PATH": os.environ["PATH"],
-            "PYTHONDONTWRITEBYTECODE": "1",
-        },
-        user=anybody,
-        extra_groups=[] if anybody else None,
-        cwd="/",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def test_plan_needs_no_root(open_directory: Path) -> None:

@@ -30,9 +30,9 @@ class _UnixConnection(HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def read_status(path: Path = SOCKET) -> dict[str, Any]:
+def read_status(path: Path = SOCKET, *, timeout_sec: float = STATUS_TIMEOUT_SEC) -> dict[str, Any]:
     """The status document. Raises UnreachableError, and ScalerError when the agent refuses."""
-    return _ask("GET", "/v1/status", path, STATUS_TIMEOUT_SEC)
+    return _ask("GET", "/v1/status", path, timeout_sec)
 
 
 def reload(path: Path = SOCKET, *, allow_outage: bool) -> int:
@@ -84,8 +84,13 @@ def _exchange(method: str, target: str, path: Path, timeout_sec: float) -> tuple
 
 def _refusal(status: int, document: dict[str, Any]) -> ScalerError:
     error = document.get("error")
-    message = error.get("message") if isinstance(error, dict) else None
-    return ScalerError(message if isinstance(message, str) and message else f"the agent answers {status}")
+    error = error if isinstance(error, dict) else {}
+    problems, message = error.get("problems"), error.get("message")
+    if isinstance(problems, list) and problems:
+        count = f"{len(problems)} error{'' if len(problems) == 1 else 's'}"
+        lines = ["the agent goes on with its old configuration:", *map(str, problems), count]
+        return ScalerError("\n".join(lines))
+    return ScalerError(str(message) if message else f"the agent answers {status}")
 
 
 def _unreachable(why: str, hint: str) -> UnreachableError:

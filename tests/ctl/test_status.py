@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``ovms-scalerctl status``: good news or bad, and why an instance does not serve."""
+
+import time
+from pathlib import Path
+
+import pytest
+from ctl_lab import Ctl, FakeAgent, instance, status
+
+from ovms_scaler.core.facts import Facts
+from ovms_scaler.core.lifecycle import State
+from ovms_scaler.core.status import status_document
+from ovms_scaler.ctl import status_view
+from ovms_scaler.ctl.status_view import format_duration
+
+SILENT_PROXY = {"generation": None, "state": "failed", "error": "bind() failed", "listen": ["8000"]}
+NO_PROXY = {"generation": None, "state": None, "error": "", "listen": []}
+
+
+def test_json_is_the_agent_s_document(ctl: Ctl, agent: FakeAgent) -> None:
+    document = status(instance(), future={"key": [1, None, "\u00e9"]})
+    agent.say(document)
+    shown = ctl("status", "--json", "--socket", agent.socket)
+    assert (shown.status, shown.json()) == (0, document)
+    assert agent.requests == ["GET /v1/status"]
+
+
+@pytest.mark.parametrize(
+    ("document", "good"),
+    [
+        pytest.param(status(instance()), 0, id="all serve"),
+        pytest.param(
+            status(instance(state="suspect", reason="1 probe failed")), 0, id="doubtful and routed"
+        ),
+        pytest.param(status(instance(state="draining", reason="changed"), instance("b")), 0, id="draining"),
+        pytest.param(status(instance(), warnings=["a warning"]), 0, id="a warning"),
+        pytest.param(status(proxy=NO_PROXY), 0, id="nothing is wanted"),
+        pytest.param(status(instance(), instance("b", pool=None, in_rotation=False)), 0, id="unwanted"),
+        pytest.param(status(instance(state="loading", in_rotation=False)), 1, id="loading"),
+        pytest.param(status(instance(in_rotation=False)), 1, id="ready and not routed"),
+        pytest.param(status(instance(state="stopped", in_rotation=False)), 1, id="stopped by hand"),
+        pytest.param(status(instance(), proxy=SILENT_PROXY), 1, id="proxy down"),
+        pytest.param(status(instance(), problems=["systemd does not answer"]), 1, id="agent hindered"),
+        pytest.param(status(instance(), config={"file": "/x", "error": "bad"}), 1, id="file not accepted"),
+        pytest.param(
+            status(proxy=NO_PROXY, config={"file": "/x", "error": "bad"}), 1, id="never a good file"
+        ),
+        pytest.param(status(), 1, id="not looked yet"),
+    ],
+)
+def test_exit_status(document: dict[str, object], good: int, ctl: Ctl, agent: FakeAgent) -> None:
+    agent.say(document)
+    assert ctl("status", "--socket", agent.socket).status == good
+    assert ctl("status", "--json", "--socket", agent.socket).status == good
+
+
+def test_table_has_a_row_for_each_instance(ctl: Ctl, agent: FakeAgent) -> None:
+    two = instance("chat-numa1", port=8004, node=1, cpus="32-63,224-255", since=time.time() - 7500.5)
+    agent.say(status(instance(since=time.time() - 3.5), two))
+    lines = ctl("status", "--socket", agent.socket).out.splitlines()
+    assert lines[:3] == [
+        "Instance    State  Rotation  Port  Node  CPUs             For",
+        "chat-numa0  ready  in        8003     0  0-31,192-223      3s",
+        "chat-numa1  ready  in        8004     1  32-63,224-255  2h05m",
+    ]
+    assert lines[-1] == "Proxy: active, generation 00c0ffee00c0ffee, clients connect to 8000"
+
+
+def test_each_instance_that_does_not_serve_is_explained(ctl: Ctl, agent: FakeAgent) -> None:
+    failed = instance(
+        "chat-numa1",
+        state="failed",
+        in_rotation=False,
+        reason="ovms ended with exit status 64, a usage error: ovms refused its arguments",
+        hint="journalctl -u ovms@chat-numa1.service",
+        since=time.time() - 61.5,
+    )
+    agent.say(status(instance(), failed))
+    shown = ctl("status", "--socket", agent.socket).out
+    assert (
+        "\nchat-numa1 (failed for 1m01s): ovms ended with exit status 64, a usage error:\n"
+        "ovms refused its arguments\n"
+        "  next: journalctl -u ovms@chat-numa1.service\n"
+    ) in shown
+    assert "chat-numa0 (" not in shown
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentences"),
+    [
+        pytest.param(
+            {"proxy": SILENT_PROXY},
+            ["Proxy: failed, does not answer, clients connect to 8000", "  bind() failed",
+             "  next: systemctl status ovms-scaler-proxy"],
+            id="proxy down",
+        ),
+        pytest.param(
+            {"config": {"file": "/etc/x.toml", "error": "/etc/x.toml: pool: bad\n  hint: mend"}},
+            ["/etc/x.toml is not accepted", "  /etc/x.toml: pool: bad", "    hint: mend",
+             "  next: mend it, then: systemctl reload ovms-scaler"],
+            id="file not accepted",
+        ),
+        pytest.param({"problems": ["one"], "warnings": ["two"]}, ["Problems", "  one", "Warnings", "  two"],
+                     id="problems and warnings"),
+        pytest.param({"instances": []}, ["The agent has not looked at the instances yet."], id="too early"),
+        pytest.param({"instances": [], "proxy": NO_PROXY},
+                     ["No instance is wanted: /etc/ovms-scaler/config.toml has no pool."], id="no pool"),
+    ],
+)  # fmt: skip
+def test_table_says(changes: dict[str, object], sentences: list[str], ctl: Ctl, agent: FakeAgent) -> None:
+    agent.say(status(instance()) | changes)
+    shown = ctl("status", "--socket", agent.socket).out
+    for sentence in sentences:
+        assert f"\n{sentence}" in f"\n{shown}"
+
+
+def test_long_names_and_lists_fit_80_columns(ctl: Ctl, agent: FakeAgent) -> None:
+    name = "a-name-of-as-many-as-32-characte-numa12.3"
+    cpus = ",".join(str(cpu) for cpu in range(0, 64, 2))
+    agent.say(status(instance(name, cpus=cpus, in_rotation=False, reason="because " * 30)))
+    shown = ctl("status", "--socket", agent.socket).out
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param({}, id="empty"),
+        pytest.param({"instances": "none", "proxy": [], "config": 7, "warnings": {}}, id="other types"),
+        pytest.param({"instances": [1, {}, {"id": None, "since": "now", "port": []}]}, id="odd instances"),
+    ],
+)
+def test_a_document_of_another_version_is_shown_as_far_as_it_goes(
+    document: object, ctl: Ctl, agent: FakeAgent
+) -> None:
+    agent.say(document)
+    shown = ctl("status", "--socket", agent.socket)
+    assert shown.status in (0, 1)
+    assert shown.err == ""
+
+
+def test_the_real_document_of_an_agent_without_a_configuration(ctl: Ctl, agent: FakeAgent) -> None:
+    error = "/etc/ovms-scaler/config.toml: cannot read: No such file or directory"
+    agent.say(
+        status_document(
+            None,
+            Facts(),
+            None,
+            {},
+            config_file="/etc/ovms-scaler/config.toml",
+            config_error=error,
+            problems=(),
+        )
+    )
+    shown = ctl("status", "--socket", agent.socket)
+    assert shown.status == 1
+    assert "cannot read: No such file or directory" in shown.out
+
+
+def test_styles_are_for_states_that_exist() -> None:
+    assert set(status_view._STYLES) <= set(State)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-5, "0s"), (0, "0s"), (59.9, "59s"), (60, "1m00s"), (3599, "59m59s"), (3600, "1h00m"),
+     (86399, "23h59m"), (86400, "1d00h"), (1e9, "11574d01h")],
+)  # fmt: skip
+def test_durations(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+def test_colours_only_on_a_terminal(agent: FakeAgent, tmp_path: Path, ctl: Ctl) -> None:
+    agent.say(status(instance()))
+    assert "\x1b" not in ctl("status", "--socket", agent.socket).out
