@@ -13,8 +13,13 @@ from ovms_scaler.core.status import status_document
 from ovms_scaler.ctl import status_view
 from ovms_scaler.ctl.status_view import format_duration
 
-SILENT_PROXY = {"generation": None, "state": "failed", "error": "bind() failed", "listen": ["8000"]}
-NO_PROXY = {"generation": None, "state": None, "error": "", "listen": []}
+SILENT_PROXY: dict[str, object] = {
+    "generation": None,
+    "state": "failed",
+    "error": "bind() failed",
+    "listen": ["8000"],
+}
+NO_PROXY: dict[str, object] = {"generation": None, "state": None, "error": "", "listen": []}
 
 
 def test_json_is_the_agent_s_document(ctl: Ctl, agent: FakeAgent) -> None:
