@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where instances go on the machines of tests/machines.py, and what of a configuration no machine can hold."""
+"""Where instances go on the machines of tests/machines.py, and which configurations no machine can hold."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -155,8 +155,8 @@ def test_weights_of_no_instance_are_none() -> None:
 def test_place_on_a_node_without_memory_says_whose_it_uses(tmp_path: Path, node: int, nearest: int) -> None:
     layout = place_on(read_topology(machines.memoryless(tmp_path)))
     assert (
-        f"pool 'chat': node {node} has no memory that may be used; its instances use that of node {nearest}, "
-        "the nearest"
+        f"pool 'chat': node {node} has no memory that may be used; its instances use that of node "
+        f"{nearest}, the nearest"
     ) in layout.warnings
 
 
@@ -173,8 +173,8 @@ def test_place_without_a_known_nearest_memory_binds_none() -> None:
     layout = place_on(topology)
     assert (layout.instances[0].memory, layout.instances[0].memory_nodes) == (None, frozenset())
     assert layout.warnings == (
-        "pool 'chat': memory of the instances on node 0 is not bound: the node has none that may be used, and "
-        "no nearest one is known",
+        "pool 'chat': memory of the instances on node 0 is not bound: the node has none that may be used, "
+        "and no nearest one is known",
     )
 
 
@@ -242,7 +242,8 @@ def test_place_gives_a_fully_reserved_node_no_instance_and_says_so() -> None:
     layout = place_on(world.topology(), {"reserve_cpus": "4-7"})
     assert [one.id for one in layout.instances] == ["chat-numa0"]
     assert layout.warnings == (
-        "pool 'chat': node 1 gets no instance: each of its CPUs 4-7 is reserved, isolated or not ours to use",
+        "pool 'chat': node 1 gets no instance: each of its CPUs 4-7 is reserved, "
+        "isolated or not ours to use",
     )
 
 
@@ -260,7 +261,8 @@ REFUSED = [
     pytest.param(
         [{"instances_per_node": 9}],
         [
-            f"pool[0].instances_per_node: must be 8 or less, the number of usable cores of node {node}, not 9"
+            "pool[0].instances_per_node: must be 8 or less, the number of usable cores of node "
+            f"{node}, not 9"
             for node in (0, 1)
         ],
         id="more instances than cores",
@@ -276,7 +278,8 @@ REFUSED = [
     pytest.param(
         [{}, {"name": "code", "nodes": "1", "listen": "8001"}],
         [
-            "pool: 'chat' and 'code' would share cores: chat-numa1 and code-numa1 both want CPUs 8-15,24-31\n"
+            "pool: 'chat' and 'code' would share cores: chat-numa1 and code-numa1 both want "
+            "CPUs 8-15,24-31\n"
             '  hint: give each pool nodes of its own (nodes = "..."); no core ever serves two instances'
         ],
         id="two pools on one node",
