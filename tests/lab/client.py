@@ -62,11 +62,8 @@ async def load(client: openai.AsyncOpenAI, model: str, requests: int, workers: i
 
     await asyncio.gather(*(work() for _ in range(workers)))
     summary = {name: counts[name] for name in ("sent", "answered", "lost", "cut")}
-    print(
-        json.dumps(
-            {**summary, "slowest_sec": round(slowest, 2), "instances": dict(sorted(instances.items()))}
-        )
-    )
+    result = {**summary, "slowest_sec": round(slowest, 2), "instances": dict(sorted(instances.items()))}
+    show(f"{json.dumps(result)}\n")
 
 
 def show(text: str) -> None:
