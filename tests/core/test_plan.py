@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from world import World
 
+from ovms_scaler.core.actions import InstallProxy
 from ovms_scaler.core.facts import Facts, InstanceFacts, Probe
 from ovms_scaler.core.lifecycle import State
 from ovms_scaler.core.plan import plan
@@ -126,6 +127,62 @@ def test_plan_drains_before_it_stops() -> None:
     host.connections = {}
     host.settle(changed)
     assert host.routed(changed) == BOTH
+
+
+def test_plan_stops_nothing_while_old_workers_of_the_proxy_may_still_use_it() -> None:
+    host, _ = started()
+    changed = world.target(PHYSICAL)
+    host.step(changed)
+    planned = host.step(changed)
+    assert [action.describe() for action in planned.actions] == []
+    assert planned.wake_in_sec is not None
+    host.since_reload_sec = planned.wake_in_sec
+    assert [action.describe() for action in host.step(changed).actions] == ["stop ovms@chat-numa0.service"]
+
+
+SPLIT = {"instances_per_node": 2}
+
+
+def test_plan_keeps_what_is_no_longer_wanted_until_another_serves_or_an_outage_is_allowed() -> None:
+    host, whole = World(), world.target(nodes=1)
+    host.settle(whole)
+    halves = world.target(SPLIT, nodes=1, port_book=whole.port_book)
+    host.settle(halves)
+    assert host.routed(halves) == {"chat-numa0"}
+    planned = host.step(halves)
+    assert planned.verdicts["chat-numa0"].state is State.ready
+    assert planned.verdicts["chat-numa0"].hint == "ovms-scalerctl reload --allow-outage"
+    assert planned.verdicts["chat-numa0.0"].reason == "waits for CPUs 0-1 that chat-numa0 still runs on"
+    host.settle(halves, allow_outage=True)
+    assert host.routed(halves) == {"chat-numa0.0", "chat-numa0.1"}
+
+
+def test_plan_replaces_what_is_no_longer_wanted_when_another_serves() -> None:
+    host, first = World(), world.target({"nodes": "0"})
+    host.settle(first)
+    second = world.target({"nodes": "1"}, port_book=first.port_book)
+    least = 1
+    for _ in range(20):
+        host.step(second)
+        least = min(least, len(host.routed(second)))
+        for name in host.health:
+            host.load(name)
+        host.since_reload_sec = float("inf")
+    assert least == 1
+    assert host.routed(second) == {"chat-numa1"}
+
+
+def test_plan_forgets_why_a_generation_was_refused_that_is_no_longer_wanted() -> None:
+    host, wanted = started()
+    changed = world.target({"listen": "8001"})
+    (refused,) = (
+        action for action in plan(changed, host.facts(changed)).actions if isinstance(action, InstallProxy)
+    )
+    host.proxy = replace(host.proxy, error="port 8001 is taken", refused=refused.files.generation)
+    facts = replace(host.facts(changed), since_refusal_sec=1.0)
+    assert plan(changed, facts).actions == ()
+    assert plan(changed, facts).proxy_error == "port 8001 is taken"
+    assert plan(wanted, facts).proxy_error == ""
 
 
 def test_plan_leaves_what_the_administrator_stopped() -> None:

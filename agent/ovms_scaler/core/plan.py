@@ -21,19 +21,31 @@ COALESCE_SEC = 2.0
 # What was refused (a configuration by the proxy, a start by systemd) is tried again after this time: the
 # cause, such as a busy port, may be gone.
 RETRY_SEC = 30.0
+# Workers of the proxy's old configuration go on accepting for 0.1 s after the new ones do
+# (ngx_master_process_cycle in nginx), so one that left rotation may still be given a request for that long.
+SETTLE_SEC = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """``actions`` in order; ``verdicts`` on every instance, wanted or not; ``in_rotation`` as before.
 
-    ``wake_in_sec`` is when to look again although nothing happens, None for no need.
+    ``wake_in_sec`` is when to look again although nothing happens, None for no need. ``proxy_error`` is why
+    the proxy does not run with what it should.
     """
 
     actions: tuple[Action, ...]
     verdicts: Mapping[str, Verdict]
     in_rotation: frozenset[str]
     wake_in_sec: float | None = None
+    proxy_error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ProxyPlan:
+    actions: tuple[Action, ...] = ()
+    wake_in_sec: float | None = None
+    error: str = ""
 
 
 def plan(target: Target, facts: Facts, *, allow_outage: bool = False) -> Plan:
@@ -44,8 +56,8 @@ def plan(target: Target, facts: Facts, *, allow_outage: bool = False) -> Plan:
         for name, wanted in target.wanted.items()
     }
     rotation = rotate(target, _complete(target, facts), verdicts, allow_outage=allow_outage)
-    proxy, wake = _plan_proxy(target, facts, rotation, routed)
-    actions: list[Action] = [*proxy]
+    proxy = _plan_proxy(target, facts, rotation, routed)
+    actions: list[Action] = [*proxy.actions]
     verdicts |= _explain(rotation)
     if _stopped_by_administrator(facts):
         verdicts |= {name: _all_stopped(verdict) for name, verdict in verdicts.items()}
@@ -58,10 +70,29 @@ def plan(target: Target, facts: Facts, *, allow_outage: bool = False) -> Plan:
             verdicts[name] = verdict
     if facts.target is not None:
         for name in sorted(facts.instances.keys() - target.wanted.keys()):
-            steps, verdict = _plan_unwanted(name, facts.instances[name], routed=name in routed)
+            if name in rotation.held:
+                continue
+            steps, verdict = _plan_unwanted(name, facts, routed=name in routed)
             actions += steps
             verdicts[name] = verdict
-    return Plan(actions=tuple(actions), verdicts=verdicts, in_rotation=frozenset(routed), wake_in_sec=wake)
+    return Plan(
+        actions=tuple(actions),
+        verdicts=verdicts,
+        in_rotation=frozenset(routed),
+        wake_in_sec=_wake(proxy, facts, verdicts),
+        proxy_error=proxy.error,
+    )
+
+
+def _wake(proxy: _ProxyPlan, facts: Facts, verdicts: Mapping[str, Verdict]) -> float | None:
+    times = [] if proxy.wake_in_sec is None else [proxy.wake_in_sec]
+    if any(verdict.state is State.draining for verdict in verdicts.values()) and not _is_settled(facts):
+        times.append(SETTLE_SEC - facts.since_reload_sec)
+    return min(times, default=None)
+
+
+def _is_settled(facts: Facts) -> bool:
+    return facts.since_reload_sec >= SETTLE_SEC
 
 
 def _complete(target: Target, facts: Facts) -> Facts:
@@ -118,7 +149,7 @@ def _plan_instance(
     if unit.is_running:
         if not outdated or routed or unit.active_state == "deactivating":
             return [], verdict
-        return _drain(name, own, "its configuration changed")
+        return _drain(name, facts, "its configuration changed")
     if unit.load_state not in ("loaded", "not-found"):
         return [], verdict
     steps: list[Action] = [Write(instance=name, files=wanted.files)] if outdated else []
@@ -138,8 +169,8 @@ def _plan_instance(
     return steps, Verdict(state=State.starting, reason="its unit is starting")
 
 
-def _plan_unwanted(name: str, own: InstanceFacts, *, routed: bool) -> tuple[list[Action], Verdict]:
-    reason = "no longer in the configuration"
+def _plan_unwanted(name: str, facts: Facts, *, routed: bool) -> tuple[list[Action], Verdict]:
+    own, reason = facts.instances[name], "no longer in the configuration"
     if own.unit is not None and own.unit.is_running:
         if own.job:
             return [], Verdict(state=State.stopping, reason=reason)
@@ -147,16 +178,19 @@ def _plan_unwanted(name: str, own: InstanceFacts, *, routed: bool) -> tuple[list
             return [], Verdict(state=State.draining, reason=reason)
         if own.unit.active_state == "deactivating":
             return [], Verdict(state=State.stopping, reason=reason)
-        return _drain(name, own, reason)
+        return _drain(name, facts, reason)
     return [Remove(instance=name)] if own.files else [], Verdict(state=State.absent, reason=reason)
 
 
-def _drain(name: str, own: InstanceFacts, reason: str) -> tuple[list[Action], Verdict]:
+def _drain(name: str, facts: Facts, reason: str) -> tuple[list[Action], Verdict]:
     """One out of rotation that is to stop: when the last request has been answered."""
-    if own.connections is None:
+    connections = facts.instances[name].connections
+    if connections is None:
         return [], Verdict(state=State.draining, reason=f"{reason}; cannot read its connections")
-    if own.connections > 0:
-        return [], Verdict(state=State.draining, reason=f"{reason}; {own.connections} connections left")
+    if connections > 0:
+        return [], Verdict(state=State.draining, reason=f"{reason}; {connections} connections left")
+    if not _is_settled(facts):
+        return [], Verdict(state=State.draining, reason=f"{reason}; the proxy's old workers are ending")
     return [Stop(instance=name)], Verdict(state=State.stopping, reason=reason)
 
 
@@ -173,20 +207,23 @@ def _core_user(wanted: Wanted, facts: Facts) -> tuple[str, frozenset[int]] | Non
 
 def _plan_proxy(
     target: Target, facts: Facts, rotation: Rotation, routed: Mapping[str, object]
-) -> tuple[list[Action], float | None]:
+) -> _ProxyPlan:
     proxy = facts.proxy
     running = proxy.unit is not None and proxy.unit.is_running
     if not target.fronts and not running:
-        return [], None
+        return _ProxyPlan()
     if proxy.unit is not None and not running and proxy.started and proxy.unit.active_state == "inactive":
-        return [], None  # the administrator stopped it
+        return _ProxyPlan()  # the administrator stopped it
     files = render_proxy_files(target, rotation.members)
     if dict(files.files) == dict(proxy.files) and proxy.generation == files.generation:
-        return [], None
-    if proxy.refused == files.generation and facts.since_refusal_sec < RETRY_SEC:
-        return [], RETRY_SEC - facts.since_refusal_sec
+        return _ProxyPlan()
+    # What was said of another generation may no longer be so.
+    error = proxy.error if proxy.refused == files.generation else ""
+    if error and facts.since_refusal_sec < RETRY_SEC:
+        return _ProxyPlan(wake_in_sec=RETRY_SEC - facts.since_refusal_sec, error=error)
     wanted = {member.instance for members in rotation.members.values() for member in members}
     added, removed = sorted(wanted - routed.keys()), sorted(routed.keys() - wanted)
     if added and not removed and routed and running and facts.since_reload_sec < COALESCE_SEC:
-        return [], COALESCE_SEC - facts.since_reload_sec
-    return [InstallProxy(files=files, added=tuple(added), removed=tuple(removed))], None
+        return _ProxyPlan(wake_in_sec=COALESCE_SEC - facts.since_reload_sec, error=error)
+    install = InstallProxy(files=files, added=tuple(added), removed=tuple(removed))
+    return _ProxyPlan(actions=(install,), error=error)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which instances are given requests, which one may leave for a change, and what the proxy is told."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ovms_scaler.core import nginx
@@ -23,12 +23,14 @@ COMING = frozenset(
     }
 )
 
+_UNWANTED = "no longer in the configuration, but no other one serves: it stays unless an outage is allowed"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rotation:
     """``members``: upstream -> who should be routed. ``leaving``: routed now, to be drained for a change.
 
-    ``held``: outdated and routed, with the reason why it may not leave yet.
+    ``held``: outdated or no longer wanted and routed, with the reason why it may not leave yet.
     """
 
     members: Mapping[str, tuple[nginx.Member, ...]]
@@ -38,7 +40,11 @@ class Rotation:
 
 def routed_now(facts: Facts) -> dict[str, nginx.Member]:
     """Instances whose route is on disk and is about the process that runs now."""
-    found: dict[str, nginx.Member] = {}
+    return {member.instance: member for _, member in _routes(facts)}
+
+
+def _routes(facts: Facts) -> Iterator[tuple[str, nginx.Member]]:
+    """Upstream and member of each route that is about the process that runs now."""
     for path, text in facts.proxy.files.items():
         if not path.startswith("routes/"):
             continue
@@ -51,8 +57,7 @@ def routed_now(facts: Facts) -> dict[str, nginx.Member]:
         if unit is None or (
             unit.active_state in ("active", "reloading") and unit.invocation_id == member.invocation
         ):
-            found[member.instance] = member
-    return found
+            yield path.split("/")[1], member
 
 
 def rotate(target: Target, facts: Facts, verdicts: Mapping[str, Verdict], *, allow_outage: bool) -> Rotation:
@@ -61,7 +66,8 @@ def rotate(target: Target, facts: Facts, verdicts: Mapping[str, Verdict], *, all
     A ready instance is added when its placement was read back. One that is routed stays while it is believed
     to serve; when none of its upstream is, all that are alive stay, as an answer from a doubtful one is
     better than none. At most one instance of an upstream leaves for a change at a time, never the last
-    one unless the administrator allows the outage.
+    one unless the administrator allows the outage. One that is no longer wanted stays as long as no other
+    one of its upstream serves.
     """
     routed = routed_now(facts)
     members: dict[str, tuple[nginx.Member, ...]] = {}
@@ -80,6 +86,10 @@ def rotate(target: Target, facts: Facts, verdicts: Mapping[str, Verdict], *, all
             for name in names
             if (name in staying and name not in going) or name in joining
         )
+        unwanted = [one for where, one in _routes(facts) if where == upstream and one.instance not in names]
+        if unwanted and not members[upstream] and not allow_outage:
+            members[upstream] = tuple(unwanted)
+            held |= {one.instance: _UNWANTED for one in unwanted}
     return Rotation(members=members, leaving=frozenset(leaving), held=held)
 
 

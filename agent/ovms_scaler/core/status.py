@@ -52,7 +52,7 @@ def status_document(
         "proxy": {
             "generation": proxy.generation,
             "state": proxy.unit.active_state if proxy.unit is not None else None,
-            "error": proxy.error,
+            "error": plan.proxy_error if plan is not None else "",
             "listen": sorted({listen for front in target.fronts for listen in front.listen})
             if target
             else [],
