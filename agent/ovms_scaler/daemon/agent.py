@@ -91,6 +91,7 @@ class Agent:
             self._notifier.ready(self._summary())
         self._config_error = ""
         self._allow_outage = allow_outage
+        self._applier.forget_refusals()
         log.info("configuration accepted", file=str(self._config_file), allow_outage=allow_outage)
         self.wake()
 

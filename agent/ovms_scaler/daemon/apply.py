@@ -43,6 +43,11 @@ class Applier:
                 failed.add(instance)
                 log.error("action failed", action=action.describe(), error=error.message, hint=error.hint)
 
+    def forget_refusals(self) -> None:
+        """Have what was refused tried again at once, as the administrator may have removed the cause."""
+        self._memory.refused_at = float("-inf")
+        self._memory.start_errors.clear()
+
     async def close(self) -> None:
         """Stop waiting for jobs; systemd carries them out all the same."""
         for task in self._jobs:

@@ -62,10 +62,12 @@ class Observer:
         """One look at everything. What could not be read is listed in ``problems`` until the next look."""
         self.problems = []
         names, units = await self._read_units(target)
+        switch = units.get(TARGET_UNIT)
+        activation = switch.invocation_id if switch is not None else ""
         for unit in units.values():
             if unit.active_state in ("active", "activating"):
-                self._remember_started(unit.unit)
-        started = self._read_started()
+                self._remember_started(unit.unit, activation)
+        started = self._read_started(activation)
         instances = {
             name: await self._read_instance(name, units.get(unit_name(name)), started) for name in names
         }
@@ -73,7 +75,7 @@ class Observer:
         now = time.monotonic()
         facts = Facts(
             instances=instances,
-            target=units.get(TARGET_UNIT),
+            target=switch,
             target_started=TARGET_UNIT in started,
             proxy=proxy,
             since_reload_sec=now - self._memory.reloaded_at,
@@ -93,20 +95,27 @@ class Observer:
             self.problems.append(error.message)
             return sorted(names), {}
 
-    def _remember_started(self, unit: str) -> None:
+    def _remember_started(self, unit: str, activation: str) -> None:
         if unit.removeprefix("ovms@").removesuffix(".service") in self._memory.jobs:
             return  # the agent is stopping it; what is seen of it may be older than that
         try:
-            self._store.write_started(unit)
+            self._store.write_started(unit, activation)
         except HostError as error:
             self.problems.append(error.message)
 
-    def _read_started(self) -> frozenset[str]:
+    def _read_started(self, activation: str) -> frozenset[str]:
+        """Who was seen running; instances only if it was since ovms.target was started last.
+
+        An instance that does not run although it did was then stopped by itself, and not with the target,
+        whose start is to bring back all of them.
+        """
         try:
-            return self._store.read_started()
+            started = self._store.read_started()
         except HostError as error:
             self.problems.append(error.message)
             return frozenset()
+        others = {TARGET_UNIT, PROXY_UNIT}
+        return frozenset(unit for unit, note in started.items() if unit in others or note == activation)
 
     async def _read_instance(
         self, name: str, unit: UnitFacts | None, started: frozenset[str]

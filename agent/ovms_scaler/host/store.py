@@ -60,19 +60,23 @@ class Store:
             files.below(self._root, f"{RUN}/accepted.json"), json.dumps(document, sort_keys=True)
         )
 
-    def read_started(self) -> frozenset[str]:
-        """Units that were seen running since the last boot and that the agent did not stop."""
+    def read_started(self) -> dict[str, str]:
+        """Units that were seen running since the last boot and that the agent did not stop.
+
+        Each with what was noted about it. Raises HostError.
+        """
         directory = files.below(self._root, f"{RUN}/started")
         try:
-            return frozenset(path.name for path in directory.iterdir())
+            paths = sorted(directory.iterdir())
         except FileNotFoundError:
-            return frozenset()
+            return {}
         except OSError as error:
             raise HostError(f"cannot read {directory}: {error.strerror}") from error
+        return {path.name: files.read_text(path) or "" for path in paths if not path.name.startswith(".")}
 
-    def write_started(self, unit: str) -> None:
+    def write_started(self, unit: str, note: str) -> None:
         """Raises HostError."""
-        files.write_text(files.below(self._root, f"{RUN}/started/{unit}"), "")
+        files.write_text(files.below(self._root, f"{RUN}/started/{unit}"), note)
 
     def forget_started(self, unit: str) -> None:
         """To be called before the agent stops a unit: the stop is not the administrator's."""
