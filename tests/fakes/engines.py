@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Engines in memory, by port: they refuse, are silent, load, fail, serve and count who asks."""
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+
+from ovms_scaler.core.config_status import parse_config_status
+from ovms_scaler.core.facts import Probe
+
+LOADING = b"{}"
+
+
+def status_of(name: str, state: str = "AVAILABLE", error: str = "OK") -> bytes:
+    """What GET /v1/config says of one model."""
+    version = {"version": "1", "state": state, "status": {"error_code": error, "error_message": error}}
+    return json.dumps({name: {"model_version_status": [version]}}).encode()
+
+
+@dataclass(slots=True, kw_only=True)
+class FakeEngine:
+    """One port. ``body`` is what GET /v1/config says, None for a port where nobody listens.
+
+    ``is_silent`` takes questions and answers none. ``warms`` are the answers of generations, the last one
+    for ever. ``hold`` keeps generations waiting while it is given and not set.
+    """
+
+    body: bytes | None = LOADING
+    is_silent: bool = False
+    warms: list[bool] = field(default_factory=lambda: [True])
+    hold: asyncio.Event | None = None
+    probes: int = 0
+    warmed: list[str] = field(default_factory=list)
+    connections: int = 0
+    news: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def count(self, probes: int) -> None:
+        """Return when so many more probes have been answered."""
+        wanted = self.probes + probes
+        async with asyncio.timeout(10), self.news:
+            await self.news.wait_for(lambda: self.probes >= wanted)
+
+    async def wait_for_warm(self, times: int = 1) -> None:
+        """Return when so many generations have been asked for in all."""
+        async with asyncio.timeout(10), self.news:
+            await self.news.wait_for(lambda: len(self.warmed) >= times)
+
+    async def note_warm(self, model_name: str) -> None:
+        async with self.news:
+            self.warmed.append(model_name)
+            self.news.notify_all()
+
+    async def note_probe(self) -> None:
+        async with self.news:
+            self.probes += 1
+            self.news.notify_all()
+
+
+@dataclass(slots=True, kw_only=True)
+class FakeConnection:
+    """What HealthWatch gets when it connects."""
+
+    engine: FakeEngine
+    port: int
+    timeout_sec: float
+
+    async def probe(self, expected: tuple[str, ...]) -> tuple[Probe, str]:
+        try:
+            if self.engine.body is None:
+                return Probe.refused, f"nobody answers on port {self.port}"
+            if self.engine.is_silent:
+                await asyncio.sleep(self.timeout_sec)
+                return Probe.silent, f"no answer on port {self.port} within {self.timeout_sec:g} s"
+            return parse_config_status(self.engine.body, expected)
+        finally:
+            await self.engine.note_probe()
+
+    async def warm(self, model_name: str) -> tuple[bool, str]:
+        if self.engine.body is None:
+            return False, f"POST /v3/completions on port {self.port} failed"
+        await self.engine.note_warm(model_name)
+        if self.engine.hold is not None:
+            await self.engine.hold.wait()
+        answers = self.engine.warms
+        answered = answers.pop(0) if len(answers) > 1 else answers[0]
+        return answered, "generated" if answered else "was answered with status 400"
+
+    async def close(self) -> None:
+        self.engine.connections -= 1
+
+
+@dataclass(slots=True)
+class FakeEngines:
+    """Every port of 127.0.0.1; ``engines[8003]`` is made when it is first spoken of."""
+
+    engines: dict[int, FakeEngine] = field(default_factory=dict)
+
+    def __getitem__(self, port: int) -> FakeEngine:
+        return self.engines.setdefault(port, FakeEngine())
+
+    def connect(self, port: int, timeout_sec: float) -> FakeConnection:
+        self[port].connections += 1
+        return FakeConnection(engine=self[port], port=port, timeout_sec=timeout_sec)
