@@ -43,7 +43,8 @@ class HealthWatch:
         for instance, (wanted, invocation) in running.items():
             key = (invocation, wanted.instance.port, wanted.expected, rules)
             present = self._watches.get(instance)
-            if present is not None and present.key == key:
+            # A task that has ended met with something unforeseen: it is in the log, and another one goes on.
+            if present is not None and present.key == key and not present.task.done():
                 continue
             adopted = instance in warmed
             if present is not None:
@@ -89,8 +90,9 @@ class HealthWatch:
     def _note(self, instance: str, probe: Probe, detail: str) -> None:
         health = self._watches[instance].health
         failures = health.failures + 1 if health.warmed and probe is not Probe.available else 0
-        if probe is Probe.available and not health.warmed and health.probe is Probe.available:
-            detail = health.detail  # a failed warm-up says more
+        if probe is Probe.available:
+            # Nothing to explain, but for a first generation that failed.
+            detail = health.detail if health.probe is Probe.available else ""
         self._set(instance, probe=probe, failures=failures, detail=detail)
 
     def _set(
