@@ -208,6 +208,11 @@ def ask(host: Host, *, port: int = 8000, timeout_sec: float = 30) -> Any:
     return host.http("POST", "/v3/completions", port=port, body=body, timeout_sec=timeout_sec)
 
 
+def wait_for_answer(host: Host, *, port: int = 8000) -> None:
+    """Wait until the front gives an answer: workers of an earlier configuration accept 0.1 s longer."""
+    host.wait_for(lambda: ask(host, port=port).status == 200, 10, f"an answer at port {port}")
+
+
 class Traffic:
     """Clients that keep asking, in the background of a ``with`` block; ``counts`` are final after it."""
 
