@@ -8,7 +8,8 @@ import pytest
 import world
 
 from ovms_scaler.core.facts import ExecFacts, Health, InstanceFacts, Probe, ProcessFacts, UnitFacts
-from ovms_scaler.core.lifecycle import State, is_current, is_outdated, judge, misplacement
+from ovms_scaler.core.lifecycle import State, is_current, is_outdated, judge
+from ovms_scaler.core.readback import misplacement
 from ovms_scaler.core.target import Wanted
 
 UNIT = "ovms@chat-numa0.service"
@@ -381,3 +382,10 @@ def test_is_current() -> None:
     assert is_current(health(), unit())
     assert not is_current(health(invocation_id="i0"), unit())
     assert not is_current(None, unit())
+
+
+def test_judge_of_what_the_administrator_overrode_accepts_it_and_says_so() -> None:
+    path = "/etc/systemd/system/ovms@chat-numa0.service.d/override.conf"
+    own = exec_facts(cpu_affinity=frozenset({0}), numa_policy="default", drop_in_paths=(path,))
+    verdict = judge(WANTED, seen(unit(), exec=own, health=health(warmed=True)), failures=3)
+    assert (verdict.state, verdict.reason) == (State.ready, f"as overridden in {path}")

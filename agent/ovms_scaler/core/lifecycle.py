@@ -4,10 +4,9 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ovms_scaler.core.cpulist import format_cpu_list
+from ovms_scaler.core import readback
 from ovms_scaler.core.facts import Health, InstanceFacts, Probe, UnitFacts
 from ovms_scaler.core.placement import Instance
-from ovms_scaler.core.spec import Memory
 from ovms_scaler.core.target import Wanted
 
 # Exit statuses of OVMS after which it would only fail again (src/ovms_exit_codes.hpp, src/server.cpp).
@@ -90,38 +89,6 @@ def is_outdated(wanted: Wanted, facts: InstanceFacts) -> bool:
     return dict(facts.files) != dict(wanted.files) and not (running and wanted.instance.problem is not None)
 
 
-def misplacement(wanted: Wanted, facts: InstanceFacts) -> str | None:
-    """What systemd or the kernel made of the placement other than planned; None also when not asked."""
-    instance, understood, process = wanted.instance, facts.exec, facts.process
-    if understood is not None:
-        if instance.cpus and understood.cpu_affinity != instance.cpus:
-            return _differs("CPUAffinity", understood.cpu_affinity, instance.cpus)
-        if instance.memory is not None:
-            if understood.numa_policy != instance.memory.value:
-                return f"systemd reads NUMAPolicy={understood.numa_policy}, planned was {instance.memory}"
-            if understood.numa_mask != instance.memory_nodes:
-                return _differs("NUMAMask", understood.numa_mask, instance.memory_nodes)
-        if wanted.argv and _executed(understood.argv) != wanted.argv:
-            return "systemd reads another command line than planned"
-    if process is not None:
-        if instance.cpus and process.cpus_allowed != instance.cpus:
-            return (
-                f"the kernel runs it on CPUs {format_cpu_list(process.cpus_allowed)}, planned were "
-                f"{format_cpu_list(instance.cpus)}"
-            )
-        if instance.memory is Memory.bind and not instance.memory_nodes <= process.memory_nodes_allowed:
-            return (
-                f"the kernel allows it memory of nodes {format_cpu_list(process.memory_nodes_allowed)}, "
-                f"planned was {format_cpu_list(instance.memory_nodes)}"
-            )
-    return None
-
-
-def _executed(argv: tuple[str, ...]) -> tuple[str, ...]:
-    """The words as the program gets them: systemd keeps "$$" in arguments as written until it runs them."""
-    return (*argv[:1], *(word.replace("$$", "$") for word in argv[1:]))
-
-
 def is_current(health: Health | None, unit: UnitFacts) -> bool:
     """Whether a verdict on health is about the process that runs now."""
     return health is not None and health.invocation_id == unit.invocation_id
@@ -139,7 +106,9 @@ def _running(wanted: Wanted, facts: InstanceFacts, unit: UnitFacts, failures: in
                 hint=f"journalctl -u {instance.unit}",
             )
         return Verdict(state=State.starting, reason="its unit is starting")
-    if (wrong := misplacement(wanted, facts)) is not None and not is_outdated(wanted, facts):
+    override = readback.override(facts)
+    wrong = None if override else readback.misplacement(wanted, facts)
+    if wrong is not None and not is_outdated(wanted, facts):
         return Verdict(
             state=State.failed,
             reason=f"it is not where it belongs: {wrong}",
@@ -149,7 +118,7 @@ def _running(wanted: Wanted, facts: InstanceFacts, unit: UnitFacts, failures: in
     if health is None or not is_current(health, unit):
         return Verdict(state=State.starting, reason="not asked yet")
     if health.warmed:
-        return _serving(instance, health, failures)
+        return _serving(instance, health, failures, override)
     match health.probe:
         case Probe.available:
             return Verdict(state=State.warming, reason=health.detail or "its first generation is under way")
@@ -161,9 +130,9 @@ def _running(wanted: Wanted, facts: InstanceFacts, unit: UnitFacts, failures: in
             return Verdict(state=State.starting, reason=health.detail)
 
 
-def _serving(instance: Instance, health: Health, failures: int) -> Verdict:
+def _serving(instance: Instance, health: Health, failures: int, override: str | None) -> Verdict:
     if health.failures == 0:
-        return Verdict(state=State.ready)
+        return Verdict(state=State.ready, reason=f"as overridden in {override}" if override else "")
     state = State.ejected if health.failures >= failures else State.suspect
     failed = "a probe failed" if health.failures == 1 else f"{health.failures} probes in a row failed"
     return Verdict(
@@ -194,7 +163,3 @@ def _ending(unit: UnitFacts) -> str:
     if unit.exec_main_code:
         return f"ovms was ended by signal {unit.exec_main_status} ({unit.result})"
     return f"systemd says {unit.result}"
-
-
-def _differs(name: str, read: frozenset[int], planned: frozenset[int]) -> str:
-    return f"systemd reads {name}={format_cpu_list(read)}, planned was {format_cpu_list(planned)}"

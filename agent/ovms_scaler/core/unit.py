@@ -9,11 +9,12 @@ from ovms_scaler.core.placement import Instance, unit_name
 from ovms_scaler.core.spec import Memory
 
 UNIT_DIRECTORY = PurePosixPath("/run/systemd/system")
+DROP_IN = "50-placement.conf"
 
 
 def drop_in_path(instance_id: str) -> str:
     """Where the template asserts that its placement stands."""
-    return str(UNIT_DIRECTORY / f"{unit_name(instance_id)}.d" / "50-placement.conf")
+    return str(UNIT_DIRECTORY / f"{unit_name(instance_id)}.d" / DROP_IN)
 
 
 def render_drop_in(instance: Instance, command: Command, *, model: str) -> str:
