@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import systemd_syntax
+
 from ovms_scaler.core.facts import ExecFacts, UnitFacts
 from ovms_scaler.errors import DeadlineError, HostError
 
@@ -180,9 +182,7 @@ class FakeUnits:
                 f"cannot {verb} {unit}: unit is not installed or not loaded", hint=f"systemctl status {unit}"
             )
         if verb == "reload" and matches(unit, (self.placed,)):
-            raise HostError(
-                f"cannot reload {unit}: Job type reload is not applicable for unit {unit}"
-            )
+            raise HostError(f"cannot reload {unit}: Job type reload is not applicable for unit {unit}")
         await asyncio.sleep(0)
         result = self._finish(verb, unit)
         return result if wait else "queued"
@@ -196,8 +196,10 @@ class FakeUnits:
         running = unit in self.loaded and self.loaded[unit].facts.is_running
         if verb == "stop":
             self._forget(unit)
-        elif (verb == "start" and not (running and self._has_process(unit))) or verb == "restart" or (
-            verb == "try-restart" and running
+        elif (
+            (verb == "start" and not (running and self._has_process(unit)))
+            or verb == "restart"
+            or (verb == "try-restart" and running)
         ):
             if matches(unit, (self.placed,)) and not (self.root / drop_in_path(unit)).exists():
                 self._report(unit)
@@ -251,18 +253,19 @@ def matches(unit: str, patterns: Iterable[str]) -> bool:
 
 
 def parse_drop_in(text: str, *, path: str) -> ExecFacts:
-    """The placement that a drop-in states; quoting and specifiers are not undone."""
-    found: dict[str, str] = {}
-    for line in text.splitlines():
-        name, _, value = line.partition("=")
-        found[name] = value
+    """The placement that a drop-in states; "$$" stays as systemd keeps it until it runs the command."""
+
+    def read(name: str) -> str:
+        return (systemd_syntax.values(text, name) or [""])[-1]
+
+    words = systemd_syntax.parse_words(read("ExecStart"))
     return ExecFacts(
-        cpu_affinity=parse_list(found.get("CPUAffinity", "")),
-        numa_policy=found.get("NUMAPolicy", ""),
-        numa_mask=parse_list(found.get("NUMAMask", "")),
-        allowed_cpus=parse_list(found.get("AllowedCPUs", "")),
-        allowed_memory_nodes=parse_list(found.get("AllowedMemoryNodes", "")),
-        argv=tuple(found.get("ExecStart", "").split()),
+        cpu_affinity=parse_list(read("CPUAffinity")),
+        numa_policy=read("NUMAPolicy"),
+        numa_mask=parse_list(read("NUMAMask")),
+        allowed_cpus=parse_list(read("AllowedCPUs")),
+        allowed_memory_nodes=parse_list(read("AllowedMemoryNodes")),
+        argv=tuple(map(systemd_syntax.parse_specifiers, words)),
         drop_in_paths=(f"/{path}",) if text else (),
     )
 
