@@ -92,16 +92,14 @@ class Applier:
             if (await self._units.read_units([unit]))[unit].need_daemon_reload:
                 await self._units.daemon_reload()
             result = await self._units.start(unit)
+            why = "" if result == "done" else f"systemd did not start it: {result}"
         except HostError as error:
-            result = error.message
-        if result == "done":
+            why = error.message
+        if not why:
             self._memory.start_errors.pop(action.instance, None)
             return
-        self._memory.start_errors[action.instance] = (
-            f"systemd did not start it: {result}",
-            time.monotonic(),
-        )
-        log.error("instance not started", instance=action.instance, unit=unit, result=result)
+        self._memory.start_errors[action.instance] = (why, time.monotonic())
+        log.error("instance not started", instance=action.instance, unit=unit, error=why)
 
     async def _stop(self, action: actions.Stop) -> None:
         unit = unit_name(action.instance)

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carrying out a plan: order, what a failure skips, and what goes on in the background."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from daemon_host import DaemonHost
+from fakes.units import FakeUnits
+
+from ovms_scaler.core.actions import Action, InstallProxy, Remove, Start, StartTarget, Stop, Write
+from ovms_scaler.core.lifecycle import State
+from ovms_scaler.core.plan import RETRY_SEC, Plan, plan
+from ovms_scaler.core.target import render_proxy_files
+
+UNIT = "ovms@chat-numa0.service"
+
+
+def of(*actions: Action) -> Plan:
+    return Plan(actions=actions, verdicts={}, in_rotation=frozenset())
+
+
+async def settle(host: DaemonHost) -> None:
+    """Wait for the jobs in the background."""
+    jobs = [task for task in asyncio.all_tasks() if task.get_name().startswith("job for ")]
+    async with asyncio.timeout(10):
+        await asyncio.gather(*jobs)
+    await asyncio.sleep(0)
+    assert host.memory.jobs == set()
+
+
+def write_of(host: DaemonHost) -> Write:
+    return Write(instance="chat-numa0", files=host.target().wanted["chat-numa0"].files)
+
+
+async def test_write_and_start(host: DaemonHost) -> None:
+    await host.applier.apply(of(StartTarget(), write_of(host), Start(instance="chat-numa0")))
+    assert host.memory.jobs == {"chat-numa0"}
+    await settle(host)
+    assert host.units.calls == [("start", "ovms.target"), ("reset-failed", UNIT), ("start", UNIT)]
+    assert host.store.read_instance("chat-numa0") == dict(host.target().wanted["chat-numa0"].files)
+    assert host.memory.start_errors == {}
+
+
+async def test_stop_and_remove(host: DaemonHost) -> None:
+    await host.applier.apply(of(write_of(host), Start(instance="chat-numa0")))
+    await settle(host)
+    await host.observe()
+    await host.applier.apply(of(Stop(instance="chat-numa0")))
+    await settle(host)
+    assert not host.units.read_unit(UNIT).is_running
+    assert UNIT not in host.store.read_started()
+    await host.applier.apply(of(Remove(instance="chat-numa0")))
+    assert host.store.list_instances() == frozenset()
+
+
+async def test_a_write_that_fails_skips_the_start_of_that_instance_only(host: DaemonHost) -> None:
+    (host.root / "run/ovms-scaler/instances").mkdir(parents=True)
+    (host.root / "run/ovms-scaler/instances/chat-numa0").write_text("a file where a directory must be")
+    both = host.target(nodes=2).wanted
+    await host.applier.apply(
+        of(
+            Write(instance="chat-numa0", files=both["chat-numa0"].files),
+            Start(instance="chat-numa0"),
+            Write(instance="chat-numa1", files=both["chat-numa1"].files),
+            Start(instance="chat-numa1"),
+        )
+    )
+    await settle(host)
+    assert [call for call in host.units.calls if call[0] == "start"] == [
+        ("start", "ovms@chat-numa1.service")
+    ]
+
+
+async def test_a_target_that_does_not_start_holds_up_no_instance(host: DaemonHost) -> None:
+    host.units.installed = ("ovms@*.service",)
+    await host.applier.apply(of(StartTarget(), write_of(host), Start(instance="chat-numa0")))
+    await settle(host)
+    assert host.units.read_unit(UNIT).active_state == "active"
+
+
+async def test_a_job_holds_up_nothing_and_is_seen_as_one(host: DaemonHost) -> None:
+    await host.applier.apply(of(write_of(host)))
+    host.units.answering.clear()
+    await host.applier.apply(of(Start(instance="chat-numa0")))
+    assert host.memory.jobs == {"chat-numa0"}
+    host.units.answering.set()
+    await settle(host)
+    assert host.units.read_unit(UNIT).active_state == "active"
+
+
+async def test_an_agent_that_ends_waits_for_no_job(host: DaemonHost) -> None:
+    host.units.answering.clear()
+    await host.applier.apply(of(Start(instance="chat-numa0")))
+    async with asyncio.timeout(5):
+        await host.applier.close()
+    assert host.memory.jobs == set()
+
+
+@pytest.mark.parametrize(
+    "result", ["failed", "timeout", "dependency", "canceled"], ids=lambda result: f"job {result}"
+)
+async def test_a_start_that_fails_is_remembered_until_it_is_worth_another(
+    host: DaemonHost, result: str
+) -> None:
+    target = host.target()
+    await host.applier.apply(of(write_of(host)))
+    host.units.next_results[UNIT] = result
+    await host.applier.apply(of(Start(instance="chat-numa0")))
+    await settle(host)
+    await host.units.start("ovms.target")
+    facts = await host.observe(target)
+    planned = plan(target, facts)
+    verdict = planned.verdicts["chat-numa0"]
+    assert (verdict.state, verdict.reason) == (State.failed, f"systemd did not start it: {result}")
+    assert not any(isinstance(action, Start) for action in planned.actions)
+    # Later it is tried again, and success forgets the error.
+    own = replace(facts.instances["chat-numa0"], since_start_sec=RETRY_SEC)
+    later = plan(target, replace(facts, instances={"chat-numa0": own}))
+    assert any(isinstance(action, Start) for action in later.actions)
+    await host.applier.apply(of(Start(instance="chat-numa0")))
+    await settle(host)
+    assert host.memory.start_errors == {}
+
+
+async def test_a_start_that_systemd_refuses_is_remembered_in_its_words(host: DaemonHost) -> None:
+    host.units.mask(UNIT)
+    await host.applier.apply(of(Start(instance="chat-numa0")))
+    await settle(host)
+    assert host.memory.start_errors["chat-numa0"][0] == f"cannot start {UNIT}: unit is masked"
+
+
+async def test_a_unit_that_is_loaded_with_old_files_makes_systemd_read_them(host: DaemonHost) -> None:
+    await host.applier.apply(of(write_of(host), Start(instance="chat-numa0")))
+    await settle(host)
+    host.units.fail(UNIT)  # it stays loaded, with its files as they were
+    changed = host.target({"smt": "physical"}).wanted["chat-numa0"].files
+    await host.applier.apply(of(Write(instance="chat-numa0", files=changed)))
+    pin_loaded(host.units)
+    await host.applier.apply(of(Start(instance="chat-numa0")))
+    await settle(host)
+    assert host.units.calls[-2:] == [("daemon-reload", ""), ("start", UNIT)]
+
+
+def pin_loaded(units: FakeUnits) -> None:
+    """As if something else referred to the unit: resetting its failure does not unload it."""
+    entry = units.loaded[UNIT]
+    entry.facts = replace(entry.facts, active_state="inactive")
+
+
+async def test_a_reload_of_systemd_is_not_made_without_need(host: DaemonHost) -> None:
+    for _ in range(2):
+        await host.applier.apply(of(write_of(host), Start(instance="chat-numa0")))
+        await settle(host)
+        await host.applier.apply(of(Stop(instance="chat-numa0")))
+        await settle(host)
+    assert ("daemon-reload", "") not in host.units.calls
+
+
+async def test_a_stop_that_fails_is_tried_by_the_next_pass(host: DaemonHost) -> None:
+    await host.applier.apply(of(write_of(host), Start(instance="chat-numa0")))
+    await settle(host)
+    host.units.overdue = 1
+    await host.applier.apply(of(Stop(instance="chat-numa0")))
+    await settle(host)
+    host.units.thaw()
+    assert host.units.read_unit(UNIT).is_running
+    assert host.memory.jobs == set()
+
+
+async def test_a_proxy_that_refuses_is_remembered_until_it_takes_something(host: DaemonHost) -> None:
+    target = host.target()
+    files = render_proxy_files(target, {})
+    host.proxy.refuses = "worker_processes"
+    await host.applier.apply(of(InstallProxy(files=files)))
+    facts = await host.observe(target)
+    assert (facts.proxy.refused, facts.since_refusal_sec < RETRY_SEC) == (files.generation, True)
+    assert "nginx refuses it" in facts.proxy.error
+    planned = plan(target, facts)
+    assert not any(isinstance(action, InstallProxy) for action in planned.actions)
+    assert planned.wake_in_sec is not None
+    assert 0 < planned.wake_in_sec <= RETRY_SEC
+    host.proxy.refuses = ""
+    await host.applier.apply(of(InstallProxy(files=files)))
+    facts = await host.observe(target)
+    assert (facts.proxy.refused, facts.proxy.error) == ("", "")
+    assert facts.since_reload_sec < RETRY_SEC
