@@ -54,7 +54,7 @@ def test_version(argument: str, ctl: Ctl) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        pytest.param(["staus"], id="unknown verb"),
+        pytest.param(["stat"], id="unknown verb"),
         pytest.param(["status", "--jsn"], id="unknown option"),
         pytest.param(["render"], id="missing options"),
         pytest.param(["check-config", "one", "two"], id="too many arguments"),
@@ -131,7 +131,7 @@ def test_closed_streams_are_no_error(closed: str) -> None:
 
 @pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8"])
 def test_every_locale_can_be_printed_to(locale: str, ctl_process: Ctl, agent: FakeAgent) -> None:
-    agent.say(status(instance(reason="Modell für Größeres \u2026 \ud800", in_rotation=False)))
+    agent.say(status(instance(reason="größer \u2026 \ud800", in_rotation=False)))
     environment = {"LC_ALL": locale, "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     shown = ctl_process("status", "--socket", agent.socket, env=environment)
     assert (shown.status, shown.err) == (1, "")
