@@ -21,7 +21,8 @@ from ovms_scaler.core.model import ModelFacts, ModelKind
 from ovms_scaler.core.placement import unit_name
 from ovms_scaler.core.plan import Plan, plan
 from ovms_scaler.core.rotation import routed_now
-from ovms_scaler.core.spec import Spec, parse_spec
+from ovms_scaler.core.rules import parse_spec
+from ovms_scaler.core.spec import Spec
 from ovms_scaler.core.table import Reader
 from ovms_scaler.core.target import Target, Wanted, resolve
 from ovms_scaler.core.topology import Node, Topology

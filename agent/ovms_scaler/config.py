@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ovms_scaler.core.spec import Spec, parse_spec
+from ovms_scaler.core.rules import parse_spec
+from ovms_scaler.core.spec import Spec
 from ovms_scaler.core.table import Reader
 from ovms_scaler.errors import ConfigError, InputError, Problem
 

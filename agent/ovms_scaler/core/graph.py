@@ -42,7 +42,13 @@ node {
 }
 """
 _SCALARS = (
-    "cache_size", "max_num_seqs", "max_num_batched_tokens", "dynamic_split_fuse", "enable_prefix_caching")
+    "cache_size",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "dynamic_split_fuse",
+    "enable_prefix_caching",
+)
+_TEXTS = ("tool_parser", "reasoning_parser")
 # Options with a device field of the other name, see DEVICE_FIELDS; everything else has "target_device".
 _NAMED_DEVICE = (LLM_OPTIONS, "mediapipe.ImageGenCalculatorOptions")
 # Pipelines without continuous batching hand every property to the plug-in, which refuses GenAI's own.
@@ -84,13 +90,15 @@ def render_graph(
     if model.kind not in (ModelKind.graph, ModelKind.llm) or not _has_models(graph):
         raise InputError(
             f"cannot write a graph for {model.path!r}: no node of its graph has models_path",
-            hint="leave out [pool.graph]; the graph is then served as it is")
+            hint="leave out [pool.graph]; the graph is then served as it is",
+        )
     place = _Place(device=device, threads=inference_threads, cache_dir=cache_dir)
     directory = model.graph_directory or model.path
     if options != Graph() and not _has_llm(graph):
         raise InputError(
             f"cannot apply [pool.graph] to {model.path!r}: its graph does not generate text",
-            hint="remove [pool.graph]; these options are for LLMs only")
+            hint="remove [pool.graph]; these options are for LLMs only",
+        )
     return pbtxt.render_pbtxt(_fit_message(graph, options, place, directory))
 
 
@@ -150,8 +158,11 @@ def _read_own(model: ModelFacts) -> pbtxt.Message:
 
 
 def _has_models(graph: pbtxt.Message) -> bool:
-    return any(last_text(options, "models_path") is not None
-               for node in graph.messages("node") for _, options in options_of(node))
+    return any(
+        last_text(options, "models_path") is not None
+        for node in graph.messages("node")
+        for _, options in options_of(node)
+    )
 
 
 def _has_llm(graph: pbtxt.Message) -> bool:
@@ -161,10 +172,16 @@ def _has_llm(graph: pbtxt.Message) -> bool:
 def _fit_message(message: pbtxt.Message, options: Graph, place: _Place, directory: str) -> pbtxt.Message:
     """``message`` with every calculator's options in it fitted to the place."""
     return pbtxt.Message(
-        fields=tuple(pbtxt.Field(name=each.name, comments=_kept_comments(each.comments),
-                                 value=_fit_value(each.name, each.value, options, place, directory))
-                     for each in message.fields),
-        comments=_kept_comments(message.comments))
+        fields=tuple(
+            pbtxt.Field(
+                name=each.name,
+                comments=_kept_comments(each.comments),
+                value=_fit_value(each.name, each.value, options, place, directory),
+            )
+            for each in message.fields
+        ),
+        comments=_kept_comments(message.comments),
+    )
 
 
 def _fit_value(name: str, value: pbtxt.Value, options: Graph, place: _Place, directory: str) -> pbtxt.Value:
@@ -220,6 +237,13 @@ def _with_scalars(message: pbtxt.Message, options: Graph) -> pbtxt.Message:
         value = getattr(options, name)
         if value is not None:
             message = pbtxt.replace_field(message, name, pbtxt.Scalar(token=json.dumps(value)))
+    for name in _TEXTS:
+        if (text := getattr(options, name)) is not None:
+            message = pbtxt.replace_field(message, name, pbtxt.Text(text=text))
+    if options.pipeline_type is not None:
+        message = pbtxt.replace_field(
+            message, "pipeline_type", pbtxt.Scalar(token=options.pipeline_type.value)
+        )
     return message
 
 

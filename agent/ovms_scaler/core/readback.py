@@ -15,7 +15,7 @@ ADMINISTRATORS = (
 
 
 def override(facts: InstanceFacts) -> str | None:
-    """A drop-in of the administrator's for this unit or its template: what it says is meant, whatever it says."""
+    """A drop-in of the administrator's for this unit or its template: whatever it says is meant."""
     paths = facts.exec.drop_in_paths if facts.exec is not None else ()
     own = (path for path in paths if path.startswith(ADMINISTRATORS) and not path.endswith(f"/{DROP_IN}"))
     return next(own, None)

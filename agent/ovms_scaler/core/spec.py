@@ -1,26 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the administrator asked for: the configuration as frozen values, and the rules it must keep."""
 
-import ipaddress
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
-from ovms_scaler.core import cpulist
-from ovms_scaler.core.table import Reader, key, render_schema
-from ovms_scaler.errors import ConfigError, InputError
+from ovms_scaler.core.table import key, render_schema
+from ovms_scaler.core.values import (
+    ABSOLUTE,
+    ABSOLUTE_RULE,
+    NAME,
+    NAME_RULE,
+    PROGRAM,
+    PROGRAM_RULE,
+    cpu_list_rule,
+    listen_rule,
+)
 
-NAME = r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?"
-NAME_RULE = "must be 1 to 32 of a-z, 0-9 and '-', not starting or ending with '-'"
-ABSOLUTE = r"/[^\x00-\x1f]*"
-ABSOLUTE_RULE = "must be an absolute path"
-# systemd refuses an executable path with one of these (string_is_safe() in src/basic/string-util.c).
-PROGRAM = r"/[^\x00-\x1f\x7f\"'\\]*"
-PROGRAM_RULE = "must be an absolute path without quotes and backslashes"
-# What systemd.exec(5) takes as a variable's name in Environment=.
-VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 DEFAULT_MAX_NUM_SEQS = 256  # of LLMCalculatorOptions, llm_calculator.proto in OVMS
 
 
@@ -45,39 +41,21 @@ class Memory(StrEnum):
     preferred = "preferred"
 
 
+class PipelineType(StrEnum):
+    """The engine's pipelines for text, PipelineType in llm_calculator.proto."""
+
+    AUTO = "AUTO"
+    LM = "LM"
+    VLM = "VLM"
+    LM_CB = "LM_CB"
+    VLM_CB = "VLM_CB"
+
+
 class ProxyMode(StrEnum):
     """Which nginx subsystem balances: per request (http) or per connection (stream)."""
 
     http = "http"
     stream = "stream"
-
-
-def _cpu_list_rule(text: str) -> str | None:
-    try:
-        cpulist.parse_cpu_list(text)
-    except InputError as error:
-        return error.message
-    return None
-
-
-def _listen_rule(text: str) -> str | None:
-    match = re.fullmatch(
-        r"(?:(?P<v4>\d{1,3}(?:\.\d{1,3}){3}):|\[(?P<v6>[0-9A-Fa-f:.]+)\]:)?(?P<port>\d{1,5})",
-        text,
-        re.ASCII,
-    )
-    if match is None:
-        return f"must be a port or ADDRESS:PORT with a literal address, not {text!r}"
-    if not 1 <= int(match["port"]) <= 65535:
-        return f"must name a port from 1 to 65535, not {match['port']}"
-    if match["v4"] and any(int(part) > 255 for part in match["v4"].split(".")):
-        return f"must name an IPv4 address, not {match['v4']!r}"
-    if match["v6"]:
-        try:
-            ipaddress.IPv6Address(match["v6"])
-        except ValueError:
-            return f"must name an IPv6 address, not {match['v6']!r}"
-    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +84,25 @@ class Graph:
     )
     enable_prefix_caching: bool | None = key(
         None, example="true", doc="Whether equal beginnings of prompts are computed once."
+    )
+    pipeline_type: PipelineType | None = key(
+        None,
+        example='"LM_CB"',
+        doc="Which of the engine's pipelines runs the model; it chooses itself by default.",
+    )
+    tool_parser: str | None = key(
+        None,
+        pattern=r"[a-z0-9_-]+",
+        rule="must be the name of a parser such as hermes3",
+        example='"hermes3"',
+        doc="How calls of tools are found in the model's output.",
+    )
+    reasoning_parser: str | None = key(
+        None,
+        pattern=r"[a-z0-9_-]+",
+        rule="must be the name of a parser such as qwen3",
+        example='"qwen3"',
+        doc="How reasoning is told from the answer in the model's output.",
     )
     kv_cache_precision: str | None = key(
         None,
@@ -172,13 +169,13 @@ class Pool:
     )
     listen: str = key(
         "8000",
-        check=_listen_rule,
+        check=listen_rule,
         example='"127.0.0.1:8000"',
         doc="Port, or ADDRESS:PORT, where clients connect; pools may share it.",
     )
     nodes: str | None = key(
         None,
-        check=_cpu_list_rule,
+        check=cpu_list_rule,
         example='"0-2"',
         doc="NUMA nodes to use, in the kernel's list form; all by default.",
     )
@@ -192,7 +189,7 @@ class Pool:
     )
     reserve_cpus: str = key(
         "",
-        check=_cpu_list_rule,
+        check=cpu_list_rule,
         example='"0,96"',
         doc="CPUs that no instance of this pool uses, in the kernel's list form.",
     )
@@ -323,84 +320,6 @@ class Spec:
     health: HealthRules = key(HealthRules, example="{}", doc="When an instance is believed to serve.")
 
 
-def parse_spec(document: Mapping[str, Any], reader: Reader) -> Spec:
-    """The configuration from its TOML document.
-
-    Raises ConfigError with every problem that is found in it.
-    """
-    spec = reader.read_table(Spec, document, "")
-    if spec is not None:
-        for index, pool in enumerate(spec.pool):
-            _check_pool(pool, f"pool[{index}]", reader)
-        _check_names(spec.pool, reader)
-    if reader.problems or spec is None:
-        raise ConfigError(reader.problems)
-    return spec
-
-
 def schema() -> dict[str, object]:
-    """The JSON Schema of config.toml; what combines several keys is checked by ``parse_spec`` only."""
+    """The JSON Schema of config.toml; what combines several keys is checked by ``rules.parse_spec`` only."""
     return render_schema(Spec, "ovms-scaler configuration")
-
-
-def _check_pool(pool: Pool, here: str, reader: Reader) -> None:
-    single = [name for name in ("model_name", "model_path") if getattr(pool, name) is not None]
-    if pool.config_path is not None and single:
-        reader.problem(
-            f"{here}.config_path",
-            f"excludes {' and '.join(single)}, and both are given",
-            "config_path is for several models in one OVMS config.json",
-        )
-    elif pool.config_path is None and len(single) < 2:
-        missing = "model_path" if "model_name" in single else "model_name"
-        reader.problem(
-            f"{here}.{missing}", "is required and missing", "give model_name and model_path, or config_path"
-        )
-    if pool.config_path is not None and pool.graph != Graph():
-        reader.problem(
-            f"{here}.graph",
-            "has no effect with config_path",
-            "set these options in the graph.pbtxt of each model of that config.json",
-        )
-    if pool.placement is Placement.whole:
-        for name, default in (("nodes", None), ("instances_per_node", 1), ("reserve_cpus", "")):
-            if getattr(pool, name) != default:
-                reader.problem(f"{here}.{name}", 'has no effect with placement = "whole"', "remove it")
-    for name in pool.ovms.environment:
-        if VARIABLE.fullmatch(name) is None:
-            reader.problem(
-                f"{here}.ovms.environment",
-                f"has a variable named {name!r}, which systemd refuses",
-                "names are letters, digits and '_', not starting with a digit",
-            )
-    for flag in pool.ovms.flags:
-        option = flag.split("=", 1)[0]
-        if option in _OWN_FLAGS:
-            reader.problem(f"{here}.ovms.flags", f"must not contain {option!r}", _OWN_FLAGS[option])
-
-
-def _check_names(pools: tuple[Pool, ...], reader: Reader) -> None:
-    first: dict[str, int] = {}
-    for index, pool in enumerate(pools):
-        if pool.name in first:
-            reader.problem(
-                f"pool[{index}].name",
-                f"{pool.name!r} is the name of pool[{first[pool.name]}] already",
-                "every pool needs a name of its own",
-            )
-        first.setdefault(pool.name, index)
-
-
-# Arguments of ovms that follow from the plan; given twice they would contradict it.
-_OWN_FLAGS = {
-    "--rest_port": "ports are remembered per instance; engine.first_port says where they begin",
-    "--port": "gRPC is not balanced and stays off",
-    "--rest_bind_address": "instances listen on 127.0.0.1 only; clients use listen",
-    "--rest_workers": "use ovms.rest_workers",
-    "--model_name": "use model_name",
-    "--model_path": "use model_path",
-    "--config_path": "use config_path",
-    "--target_device": "the device follows from placement",
-    "--metrics_enable": "metrics are always on",
-    "--log_path": "the journal has the log; a file would grow without end",
-}

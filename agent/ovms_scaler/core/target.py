@@ -195,7 +195,7 @@ def _check_listen(spec: Spec) -> None:
                 Problem(
                     file="",
                     key=f"pool[{index}].listen",
-                    rule=f"must not overlap with that of pool {one.name!r}, {one.listen!r}, as {pool.listen!r} does",
+                    rule=f"must not overlap with {one.listen!r} of pool {one.name!r}, not {pool.listen!r}",
                     hint="write both alike to share it, or use another port",
                 )
             )

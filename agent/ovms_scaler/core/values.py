@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What single values of the configuration must look like."""
+
+import ipaddress
+import re
+
+from ovms_scaler.core import cpulist
+from ovms_scaler.errors import InputError
+
+NAME = r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?"
+NAME_RULE = "must be 1 to 32 of a-z, 0-9 and '-', not starting or ending with '-'"
+ABSOLUTE = r"/[^\x00-\x1f]*"
+ABSOLUTE_RULE = "must be an absolute path"
+# systemd refuses an executable path with one of these (string_is_safe() in src/basic/string-util.c).
+PROGRAM = r"/[^\x00-\x1f\x7f\"'\\]*"
+PROGRAM_RULE = "must be an absolute path without quotes and backslashes"
+# What systemd.exec(5) takes as a variable's name in Environment=.
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def cpu_list_rule(text: str) -> str | None:
+    """The rule that ``text`` breaks as a CPU list in the kernel's form."""
+    try:
+        cpulist.parse_cpu_list(text)
+    except InputError as error:
+        return error.message
+    return None
+
+
+def listen_rule(text: str) -> str | None:
+    """The rule that ``text`` breaks as a place for clients to connect."""
+    match = re.fullmatch(
+        r"(?:(?P<v4>\d{1,3}(?:\.\d{1,3}){3}):|\[(?P<v6>[0-9A-Fa-f:.]+)\]:)?(?P<port>\d{1,5})",
+        text,
+        re.ASCII,
+    )
+    if match is None:
+        return f"must be a port or ADDRESS:PORT with a literal address, not {text!r}"
+    if not 1 <= int(match["port"]) <= 65535:
+        return f"must name a port from 1 to 65535, not {match['port']}"
+    if match["v4"] and any(int(part) > 255 for part in match["v4"].split(".")):
+        return f"must name an IPv4 address, not {match['v4']!r}"
+    if match["v6"]:
+        try:
+            ipaddress.IPv6Address(match["v6"])
+        except ValueError:
+            return f"must name an IPv6 address, not {match['v6']!r}"
+    return None
