@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real nginx run from rendered files, engines that record what they get, and a client that sends raw bytes."""
+"""A real nginx run from rendered files, engines that record what they get, a client that sends raw bytes."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from ovms_scaler.host.nginx import CHECK_UNIT, PROXY_UNIT, Nginx
 NGINX = "/usr/sbin/nginx"
 NOBODY = 65534
 # As root, nginx runs as nobody: the files it leaves and may write are then those of an unprivileged proxy.
-_AS_NOBODY: dict[str, int] = {"user": NOBODY, "group": NOBODY} if os.geteuid() == 0 else {}
+_USER = NOBODY if os.geteuid() == 0 else None
 CHAT = b'{"messages": []}'
 
 
@@ -131,10 +131,8 @@ class Engine:
             writer.transport.abort()
             return False
         body = self.text.encode()
-        writer.write(
-            f"HTTP/1.1 {self.status} X\r\nContent-Length: {len(body)}\r\nX-OVMS-Instance: forged\r\n\r\n".encode()
-            + body
-        )
+        headers = f"Content-Length: {len(body)}\r\nX-OVMS-Instance: forged\r\n\r\n"
+        writer.write(f"HTTP/1.1 {self.status} X\r\n{headers}".encode() + body)
         await writer.drain()
         return "Connection: close" not in head
 
@@ -164,11 +162,15 @@ class Proxy:
             return "failed"
         command = (NGINX, "-e", "stderr", "-g", "daemon off;", "-c", str(self.directory / "nginx.conf"))
         with (self.directory / "stderr.log").open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(*command, stderr=log, **_AS_NOBODY)
-        while self.process.returncode is None:
+            self.process = await asyncio.create_subprocess_exec(
+                *command, stderr=log, user=_USER, group=_USER
+            )
+        ended = asyncio.ensure_future(self.process.wait())
+        while not ended.done():
             if await self.nginx.read_generation() is not None:
+                ended.cancel()
                 return "done"
-            await asyncio.sleep(0.01)
+            await asyncio.wait((ended,), timeout=0.01)
         return "failed"
 
     async def reload(self, unit: str) -> str:
@@ -188,7 +190,7 @@ class Proxy:
     async def _test(self, name: str, log: Path) -> str:
         command = (NGINX, "-t", "-q", "-e", "stderr", "-c", str(self.directory / name))
         with log.open("wb") as stream:
-            process = await asyncio.create_subprocess_exec(*command, stderr=stream, **_AS_NOBODY)
+            process = await asyncio.create_subprocess_exec(*command, stderr=stream, user=_USER, group=_USER)
             return "done" if await process.wait() == 0 else "failed"
 
 
@@ -198,10 +200,10 @@ async def proxy() -> AsyncIterator[Proxy]:
     directory = Path(tempfile.mkdtemp(prefix="ovms-proxy-", dir="/tmp"))
     running = Proxy(directory)
     try:
-        directory.chmod(0o755)
+        os.chmod(directory, 0o755)
         for name in ("work", "cache"):
-            (directory / name).mkdir()
-            if _AS_NOBODY:
+            os.mkdir(directory / name)
+            if _USER is not None:
                 os.chown(directory / name, NOBODY, NOBODY)
         yield running
     finally:
@@ -221,6 +223,18 @@ async def engines(*names: str) -> AsyncIterator[list[Engine]]:
             if engine.hold is not None:
                 engine.hold.set()
             await engine.stop()
+
+
+async def wait_for_requests(asked: list[Engine], count: int) -> None:
+    """Returns when the engines have got so many requests together."""
+    async with asyncio.timeout(10):
+        while sum(len(engine.requests) for engine in asked) < count:
+            for engine in asked:
+                engine.arrived.clear()
+            waits = [asyncio.ensure_future(engine.arrived.wait()) for engine in asked]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
 
 
 def member(

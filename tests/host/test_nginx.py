@@ -6,9 +6,6 @@ from dataclasses import dataclass
 
 import pytest
 import pytest_asyncio
-
-from ovms_scaler.core import nginx
-from ovms_scaler.errors import HostError
 from proxy_lab import (
     Answer,
     Engine,
@@ -21,7 +18,11 @@ from proxy_lab import (
     send,
     send_raw,
     upstream,
+    wait_for_requests,
 )
+
+from ovms_scaler.core import nginx
+from ovms_scaler.errors import HostError
 
 CHAT_PATH = "/v3/chat/completions"
 RELOAD = "reload ovms-scaler-proxy.service"
@@ -84,8 +85,7 @@ async def test_requests_go_to_the_least_loaded_instance(front: Front) -> None:
     async with asyncio.TaskGroup() as group:
         for _ in range(8):
             group.create_task(front.ask())
-        while len(first.requests) + len(second.requests) < 8:
-            await asyncio.sleep(0.005)
+        await wait_for_requests(front.engines, 8)
         assert (len(first.requests), len(second.requests)) == (4, 4)
         first.hold.set()
         second.hold.set()
@@ -97,8 +97,7 @@ async def test_at_max_conns_the_overflow_is_turned_away_at_once_and_nobody_else(
     await front.install(member(first, max_conns=2), member(second, max_conns=3))
     async with asyncio.TaskGroup() as group:
         held = [group.create_task(front.ask()) for _ in range(5)]
-        while len(first.requests) + len(second.requests) < 5:
-            await asyncio.sleep(0.005)
+        await wait_for_requests(front.engines, 5)
         refused = await asyncio.gather(*(front.ask() for _ in range(20)))
         first.hold.set()
     assert {(answer.status, answer.error_code) for answer in refused} == {(503, "unavailable")}
@@ -366,9 +365,7 @@ async def test_tokens_arrive_as_they_are_made_and_a_slow_upload_holds_no_engine(
     first, _ = front.engines
     await front.install(member(first, max_conns=1))
     reader, slow = await asyncio.open_connection("127.0.0.1", front.port)
-    slow.write(
-        b"POST /v3/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\nConnection: close\r\n\r\n12345"
-    )
+    slow.write(b"POST /v3/x HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\nConnection: close\r\n\r\n12345")
     await slow.drain()
     assert (await front.ask()).status == 200
     slow.write(b"67890")
@@ -390,8 +387,7 @@ async def test_stream_mode_balances_connections_and_says_503_with_no_member(fron
     async with asyncio.TaskGroup() as group:
         for _ in range(4):
             group.create_task(front.ask())
-        while len(first.requests) + len(second.requests) < 4:
-            await asyncio.sleep(0.005)
+        await wait_for_requests(front.engines, 4)
         first.hold.set()
     assert (len(first.requests), len(second.requests)) == (2, 2)
     await first.stop()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The proxy's files and reloads: tested before they are used, verified after, put back if they did not take."""
+"""The proxy's files and reloads: tested before use, verified after, put back if they did not take."""
 
 import asyncio
 import contextlib
@@ -21,6 +21,9 @@ PROXY_UNIT = "ovms-scaler-proxy.service"
 CHECK_UNIT = "ovms-scaler-proxy-check.service"
 _POLL_SEC = 0.01
 _ANSWER_SEC = 1.0
+# nginx's master lets old workers take clients for 100 ms beside the new ones before it tells them to leave
+# (ngx_msleep(100) in ngx_process_cycle.c); after this long with new answers only, the old ones are out.
+_SETTLED_SEC = 0.2
 _LOG_BYTES = 4096
 
 
@@ -158,14 +161,7 @@ class Nginx:
             await self._run(self._jobs.reload, seen=seen)
         try:
             async with asyncio.timeout(self._deadline_sec):
-                # nginx tells nobody when a reload is complete, so it is asked until it answers as expected.
-                # Whoever stops meanwhile writes a newer generation, which is as good.
-                while await self.read_generation() not in (generation, self.read().generation):
-                    refusal = _read_tail(self._emerg, since=seen)
-                    # A bind() is tried five times over 2.5 s and may yet succeed; anything else is final.
-                    if any(" bind() to " not in line for line in refusal.splitlines()):
-                        raise HostError(f"cannot reload the proxy: nginx keeps its configuration: {refusal}")
-                    await asyncio.sleep(_POLL_SEC)
+                await self._wait_until_settled(generation, seen=seen)
         except TimeoutError:
             why = _read_tail(self._emerg, since=seen) or "it said nothing"
             raise DeadlineError(
@@ -173,6 +169,20 @@ class Nginx:
                 f"{self._deadline_sec:g} s: {why}",
                 hint=f"journalctl -u {PROXY_UNIT}",
             ) from None
+
+    async def _wait_until_settled(self, generation: str, *, seen: int) -> None:
+        """nginx tells nobody when a reload is complete, so it is asked until it answers as expected."""
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        while loop.time() - since < _SETTLED_SEC:
+            # Whoever stops meanwhile writes a newer generation, which is as good.
+            if await self.read_generation() not in (generation, self.read().generation):
+                since = loop.time()
+                refusal = _read_tail(self._emerg, since=seen)
+                # A bind() is tried five times over 2.5 s and may yet succeed; anything else is final.
+                if any(" bind() to " not in line for line in refusal.splitlines()):
+                    raise HostError(f"cannot reload the proxy: nginx keeps its configuration: {refusal}")
+            await asyncio.sleep(_POLL_SEC)
 
     async def _run(self, job: Callable[[str], Awaitable[str]], *, seen: int) -> None:
         result = await job(PROXY_UNIT)
