@@ -10,7 +10,8 @@ MAKEFLAGS += --no-print-directory
 export OVMS_SCALER_CACHE ?= $(CURDIR)/.cache
 export PYTHONDONTWRITEBYTECODE := 1
 PYTHON := $(CURDIR)/.venv/bin/python
-PYTEST := $(PYTHON) -m pytest --quiet -p no:cacheprovider
+# A run has its own place for temporary files: pytest's usual one is shared, and cleaned by whoever comes next.
+PYTEST := tests/lab/pytest.sh
 DIST ?= bookworm trixie
 # Options for pytest, for example `make system PYTEST_ARGS="-k reboot"`.
 PYTEST_ARGS ?=

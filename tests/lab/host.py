@@ -132,7 +132,7 @@ class Host:
         if self.keeping is None or self.pid1:
             raise LabError(f"cannot save the disk of host {self.name!r}: it must be powered off first")
         source = str(self.mount_point / "upper")
-        enter = ["nsenter", f"--mount=/proc/{self.keeping.process.pid}/ns/mnt"]
+        enter = ["nsenter", f"--target={self.keeping.process.pid}", "--mount", "--root"]
         subprocess.run([*enter, "cp", "--archive", source, str(directory)], check=True)
         return self.image.with_layer(directory)
 
@@ -141,15 +141,11 @@ class Host:
     def command(self, *argv: str, env: Mapping[str, str] | None = None) -> list[str]:
         """The command line that runs `argv` inside as root, for whoever starts processes themselves."""
         variables = [f"{name}={value}" for name, value in {**commands.ENVIRONMENT, **(env or {})}.items()]
-        enter = [
-            "nsenter",
-            "--all",
-            f"--target={self._running()}",
-            "env",
-            "--ignore-environment",
-            *variables,
-        ]
-        return ["sh", "-c", commands.ENTER_GROUP, "sh", str(self.init_group / "cgroup.procs"), *enter, *argv]
+        # In a chroot, nspawn cannot make the host's root that of its mount namespace.
+        enter = ["nsenter", "--all", "--root", "--wd", f"--target={self._running()}"]
+        clean = ["env", "--ignore-environment", *variables]
+        join = ["sh", "-c", commands.ENTER_GROUP, "sh", str(self.init_group / "cgroup.procs")]
+        return [*join, *enter, *clean, *argv]
 
     def netns_command(self, *argv: str) -> list[str]:
         """The command line that runs `argv`, a program of the machine, in the network of the host."""
