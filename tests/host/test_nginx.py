@@ -425,6 +425,18 @@ async def test_a_proxy_that_was_killed_is_started_with_the_same_files(front: Fro
     assert (await front.ask()).status == 200
 
 
+async def test_a_reload_that_was_lost_is_made_up_for(front: Front) -> None:
+    first, second = front.engines
+    await front.install(member(first))
+    wanted = front.files(member(first), member(second))
+    for name, text in wanted.files.items():
+        (front.proxy.directory / name).write_text(text)
+    front.proxy.jobs.clear()
+    outcome = await front.proxy.nginx.install(wanted)
+    assert (outcome.is_written, outcome.is_reloaded, front.proxy.jobs) == (False, True, [RELOAD])
+    assert await front.proxy.nginx.read_generation() == wanted.generation
+
+
 async def test_a_configuration_nginx_refuses_changes_nothing_but_membership(front: Front) -> None:
     first, second = front.engines
     await front.install(member(first))

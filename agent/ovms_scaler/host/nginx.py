@@ -99,7 +99,7 @@ class Nginx:
             previous, running = self.read(), await self.read_generation()
             new = self._without_ended(wanted.files)
             withheld = tuple(sorted(Path(name).stem for name in wanted.files.keys() - new.files.keys()))
-            if previous.files == new.files and running == new.generation:
+            if previous.files == new.files and await self._has_settled(new.generation, running):
                 return ProxyOutcome(
                     generation=new.generation, is_written=False, is_reloaded=False, withheld=withheld
                 )
@@ -161,7 +161,9 @@ class Nginx:
             await self._run(self._jobs.reload, seen=seen)
         try:
             async with asyncio.timeout(self._deadline_sec):
-                await self._wait_until_settled(generation, seen=seen)
+                # Where nothing ran there are no old workers to wait for.
+                settled_sec = 0.0 if running is None else _SETTLED_SEC
+                await self._wait_until_settled(generation, seen=seen, settled_sec=settled_sec)
         except TimeoutError:
             why = _read_tail(self._emerg, since=seen) or "it said nothing"
             raise DeadlineError(
@@ -170,11 +172,23 @@ class Nginx:
                 hint=f"journalctl -u {PROXY_UNIT}",
             ) from None
 
-    async def _wait_until_settled(self, generation: str, *, seen: int) -> None:
+    async def _has_settled(self, generation: str, running: str | None) -> bool:
+        """Whether ``generation`` runs or is about to: unroute may have asked for a reload a moment ago."""
+        if running is None or running == generation:
+            return running is not None
+        with contextlib.suppress(TimeoutError, HostError):
+            async with asyncio.timeout(_ANSWER_SEC):
+                await self._wait_until_settled(generation, seen=_read_size(self._emerg))
+                return True
+        return False
+
+    async def _wait_until_settled(
+        self, generation: str, *, seen: int, settled_sec: float = _SETTLED_SEC
+    ) -> None:
         """nginx tells nobody when a reload is complete, so it is asked until it answers as expected."""
         loop = asyncio.get_running_loop()
         since = loop.time()
-        while loop.time() - since < _SETTLED_SEC:
+        while True:
             # Whoever stops meanwhile writes a newer generation, which is as good.
             if await self.read_generation() not in (generation, self.read().generation):
                 since = loop.time()
@@ -182,6 +196,8 @@ class Nginx:
                 # A bind() is tried five times over 2.5 s and may yet succeed; anything else is final.
                 if any(" bind() to " not in line for line in refusal.splitlines()):
                     raise HostError(f"cannot reload the proxy: nginx keeps its configuration: {refusal}")
+            elif loop.time() - since >= settled_sec:
+                return
             await asyncio.sleep(_POLL_SEC)
 
     async def _run(self, job: Callable[[str], Awaitable[str]], *, seen: int) -> None:
