@@ -153,6 +153,22 @@ NOT_RUNNING = [
         id="crash loop",
     ),
     pytest.param(
+        WANTED,
+        seen(unit("failed", result="exit-code", exec_main_code=1, exec_main_status=1, restarts=5)),
+        State.quarantined,
+        "it kept failing and is not started again: ovms ended with exit status 1",
+        AGAIN,
+        id="crash loop with the result of its last process",
+    ),
+    pytest.param(
+        WANTED,
+        seen(unit("failed", result="exit-code", exec_main_code=1, exec_main_status=64, restarts=1)),
+        State.failed,
+        "ovms ended with exit status 64, a usage error: ovms refused its arguments",
+        AGAIN,
+        id="usage error after a restart",
+    ),
+    pytest.param(
         BROKEN,
         seen(unit("inactive")),
         State.failed,

@@ -172,6 +172,16 @@ def test_plan_replaces_what_is_no_longer_wanted_when_another_serves() -> None:
     assert host.routed(second) == {"chat-numa1"}
 
 
+@pytest.mark.parametrize("state", ["deactivating", "inactive"])
+def test_plan_leaves_a_proxy_that_the_administrator_stops(state: str) -> None:
+    host, wanted = started()
+    assert host.proxy.unit is not None
+    host.proxy = replace(
+        host.proxy, generation=None, unit=replace(host.proxy.unit, active_state=state), started=True
+    )
+    assert plan(wanted, host.facts(wanted)).actions == ()
+
+
 def test_plan_forgets_why_a_generation_was_refused_that_is_no_longer_wanted() -> None:
     host, wanted = started()
     changed = world.target({"listen": "8001"})

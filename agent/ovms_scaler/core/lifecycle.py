@@ -105,6 +105,13 @@ def _running(wanted: Wanted, facts: InstanceFacts, unit: UnitFacts, failures: in
                 reason=f"restart {unit.restarts}: {_ending(unit)}",
                 hint=f"journalctl -u {instance.unit}",
             )
+        if unit.sub_state == "auto-restart":
+            # systemd counts a restart when its pause (RestartSec=) is over.
+            return Verdict(
+                state=State.starting,
+                reason=f"is about to be restarted: {_ending(unit)}",
+                hint=f"journalctl -u {instance.unit}",
+            )
         return Verdict(state=State.starting, reason="its unit is starting")
     override = readback.override(facts)
     wrong = None if override else readback.misplacement(wanted, facts)
@@ -144,7 +151,7 @@ def _serving(instance: Instance, health: Health, failures: int, override: str | 
 
 def _failed(instance: Instance, unit: UnitFacts) -> Verdict:
     again = f"systemctl reset-failed {instance.unit} && systemctl start {instance.unit}"
-    if unit.result == "start-limit-hit":
+    if _is_crash_loop(unit):
         return Verdict(
             state=State.quarantined,
             reason=f"it kept failing and is not started again: {_ending(unit)}",
@@ -153,6 +160,16 @@ def _failed(instance: Instance, unit: UnitFacts) -> Verdict:
     return Verdict(
         state=State.failed, reason=_ending(unit), hint=f"journalctl -u {instance.unit}; then: {again}"
     )
+
+
+def _is_crash_loop(unit: UnitFacts) -> bool:
+    """Whether systemd has given up on restarting it.
+
+    The result is "start-limit-hit" only if there was none before (service_enter_dead in systemd's
+    service.c); else it is known from Restart=always, which ends otherwise only with a hopeless status.
+    """
+    hopeless = unit.exec_main_code == CLD_EXITED and unit.exec_main_status in HOPELESS
+    return unit.result == "start-limit-hit" or (unit.restarts > 0 and not hopeless)
 
 
 def _ending(unit: UnitFacts) -> str:

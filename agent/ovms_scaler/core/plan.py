@@ -212,6 +212,8 @@ def _plan_proxy(
     running = proxy.unit is not None and proxy.unit.is_running
     if not target.fronts and not running:
         return _ProxyPlan()
+    if proxy.unit is not None and proxy.unit.active_state == "deactivating":
+        return _ProxyPlan()  # whoever stops it must not find it started again
     if proxy.unit is not None and not running and proxy.started and proxy.unit.active_state == "inactive":
         return _ProxyPlan()  # the administrator stopped it
     files = render_proxy_files(target, rotation.members)

@@ -61,6 +61,8 @@ class Observer:
     async def observe(self, target: Target) -> Facts:
         """One look at everything. What could not be read is listed in ``problems`` until the next look."""
         self.problems = []
+        # Before the units: of a proxy that is stopped meanwhile it is then known that it was stopped.
+        generation = await self._proxy.read_generation()
         names, units = await self._read_units(target)
         switch = units.get(TARGET_UNIT)
         activation = switch.invocation_id if switch is not None else ""
@@ -71,7 +73,7 @@ class Observer:
         instances = {
             name: await self._read_instance(name, units.get(unit_name(name)), started) for name in names
         }
-        proxy = await self._read_proxy(units.get(PROXY_UNIT), started)
+        proxy = self._read_proxy(units.get(PROXY_UNIT), generation, started)
         now = time.monotonic()
         facts = Facts(
             instances=instances,
@@ -155,7 +157,9 @@ class Observer:
         self._memory.exec[name] = (unit.invocation_id, understood)
         return understood
 
-    async def _read_proxy(self, unit: UnitFacts | None, started: frozenset[str]) -> ProxyFacts:
+    def _read_proxy(
+        self, unit: UnitFacts | None, generation: str | None, started: frozenset[str]
+    ) -> ProxyFacts:
         files: Mapping[str, str] = {}
         try:
             files = self._proxy.read().files
@@ -163,7 +167,7 @@ class Observer:
             self.problems.append(error.message)
         return ProxyFacts(
             files=files,
-            generation=await self._proxy.read_generation(),
+            generation=generation,
             unit=unit,
             started=PROXY_UNIT in started,
             error=self._memory.proxy_error,
