@@ -43,7 +43,7 @@ lintian: deb ## lintian of each release over its package
 	@$(PYTHON) -m lab.deb lintian $(DIST)
 
 standin: setup ## the stand-in for the ovms program, with its model
-	@if [ -x tests/lab/standin/build.sh ]; then tests/lab/standin/build.sh; fi
+	@tests/lab/standin/build.sh "$(OVMS_SCALER_CACHE)/ovms-standin"
 
 system: image deb standin ## the integration tier: disposable systemd hosts with the package installed
 	@$(PYTEST) -m system --timeout 600 $(PYTEST_ARGS)

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from lab import image, paths
+from lab.commands import LabError
 from lab.host import Host
 
 # Not part of what is packaged: a change here needs no new package.
@@ -70,7 +71,7 @@ def build(release: str) -> list[Path]:
             source = paths.CACHE / "deb" / f"{release}.source"
             copy_sources(names, source)
             with Host.boot(builder, binds={"/source": source}) as host:
-                host.script(BUILD, timeout_sec=300)
+                run_build(host, target.with_suffix(".log"))
                 fetch_output(host, target)
             shutil.rmtree(source)
             stamp.write_text(key)
@@ -84,6 +85,15 @@ def copy_sources(names: list[str], target: Path) -> None:
         copy = target / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(paths.ROOT / name, copy, follow_symlinks=False)
+
+
+def run_build(host: Host, log: Path) -> None:
+    """Run dpkg-buildpackage, which writes to `log`. Raises LabError with the end of that when it fails."""
+    done = host.run("sh", "-euc", f"exec 2>&1\n{BUILD}", check=False, timeout_sec=600)
+    log.write_text(done.stdout)
+    if done.returncode != 0:
+        end = "\n".join(done.stdout.splitlines()[-60:])
+        raise LabError(f"cannot build the package for {host.image.release!r}:\n{end}\nhint: see {log}")
 
 
 def fetch_output(host: Host, target: Path) -> None:
@@ -106,11 +116,15 @@ def lint(release: str) -> int:
 
 def main(action: str, releases: list[str]) -> int:
     """Do `action` for all `releases`; the exit status."""
-    if action == "lintian":
-        return max(lint(release) for release in releases)
-    for release in releases:
-        for deb in build(release):
-            sys.stdout.write(f"deb: {deb.relative_to(paths.CACHE)}\n")
+    try:
+        if action == "lintian":
+            return max(lint(release) for release in releases)
+        for release in releases:
+            for deb in build(release):
+                sys.stdout.write(f"deb: {deb.relative_to(paths.CACHE)}\n")
+    except LabError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     return 0
 
 

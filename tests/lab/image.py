@@ -8,6 +8,7 @@ the machine's own apt is configured with.
 import dataclasses
 import enum
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -67,11 +68,20 @@ class Image:
 
 
 def packages(kind: Kind) -> list[str]:
-    """The packages of an image; a build image has everything that a host has."""
+    """The packages of an image; one to build in has those of a host too, and what debian/control asks for."""
     names = set(paths.read_package_list("host"))
     if kind is Kind.BUILD:
-        names |= set(paths.read_package_list("build"))
+        control = (paths.ROOT / "debian" / "control").read_text()
+        names |= {*paths.read_package_list("build"), *parse_build_dependencies(control)}
     return sorted(names)
+
+
+def parse_build_dependencies(control: str) -> list[str]:
+    """The package names in Build-Depends of a debian/control (deb-src-control(5)); the first of alternatives."""
+    field = re.search(r"^Build-Depends:(.*(?:\n[ \t#].*)*)", control, re.MULTILINE)
+    lines = field.group(1).splitlines() if field else []
+    text = " ".join(line for line in lines if not line.startswith("#"))
+    return [words[0] for words in (entry.split() for entry in text.split(",")) if words]
 
 
 def read_mirrors() -> dict[str, str]:
