@@ -56,6 +56,7 @@ class DaemonHost:
     model: ModelFacts = field(default_factory=world.model)
     woken: int = 0
     agent: Agent | None = None
+    notifiers: list[Notifier] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
 
     @property
@@ -99,13 +100,14 @@ class DaemonHost:
     # The whole agent
 
     def start_agent(self) -> Agent:
+        self.notifiers.append(Notifier({"NOTIFY_SOCKET": str(self.root / "notify")}))
         self.agent = Agent(
             config_file=self.config_file,
             resolve=self.resolve,
             store=self.store,
             observer=self.observer,
             applier=self.applier,
-            notifier=Notifier({"NOTIFY_SOCKET": str(self.root / "notify")}),
+            notifier=self.notifiers[-1],
         )
         self.units.subscribe(self.agent.wake)
         self.agent.load()
@@ -157,6 +159,8 @@ async def daemon_host(root: Path) -> AsyncIterator[DaemonHost]:
     finally:
         await applier.close()
         await health.close()
+        for notifier in host.notifiers:
+            notifier.close()
 
 
 @dataclass(slots=True, kw_only=True)

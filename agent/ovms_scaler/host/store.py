@@ -48,10 +48,10 @@ class Store:
 
     def read_accepted(self) -> Any:
         """The configuration accepted last in this boot, as JSON; None for none or an unreadable one."""
-        text = files.read_text(files.below(self._root, f"{RUN}/accepted.json"))
         try:
+            text = files.read_text(files.below(self._root, f"{RUN}/accepted.json"))
             return None if text is None else json.loads(text)
-        except ValueError:
+        except (HostError, ValueError, RecursionError):
             return None
 
     def write_accepted(self, document: object) -> None:
@@ -79,8 +79,12 @@ class Store:
         files.write_text(files.below(self._root, f"{RUN}/started/{unit}"), note)
 
     def forget_started(self, unit: str) -> None:
-        """To be called before the agent stops a unit: the stop is not the administrator's."""
-        files.below(self._root, f"{RUN}/started/{unit}").unlink(missing_ok=True)
+        """To be called before the agent stops a unit, as the stop is its own. Raises HostError."""
+        marker = files.below(self._root, f"{RUN}/started/{unit}")
+        try:
+            marker.unlink(missing_ok=True)
+        except OSError as error:
+            raise HostError(f"cannot remove {marker}: {error.strerror}") from error
 
     def list_instances(self) -> frozenset[str]:
         """Instances that have a drop-in on disk."""
