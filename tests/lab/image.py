@@ -68,7 +68,7 @@ class Image:
 
 
 def packages(kind: Kind) -> list[str]:
-    """The packages of an image; one to build in has those of a host too, and what debian/control asks for."""
+    """The packages of an image; one to build in has those of a host, and what debian/control asks for."""
     names = set(paths.read_package_list("host"))
     if kind is Kind.BUILD:
         control = (paths.ROOT / "debian" / "control").read_text()
@@ -77,7 +77,7 @@ def packages(kind: Kind) -> list[str]:
 
 
 def parse_build_dependencies(control: str) -> list[str]:
-    """The package names in Build-Depends of a debian/control (deb-src-control(5)); the first of alternatives."""
+    """The package names in Build-Depends of a debian/control (deb-src-control(5)), alternatives left out."""
     field = re.search(r"^Build-Depends:(.*(?:\n[ \t#].*)*)", control, re.MULTILINE)
     lines = field.group(1).splitlines() if field else []
     text = " ".join(line for line in lines if not line.startswith("#"))
