@@ -72,8 +72,8 @@ NASTY = [
     '{"A": "b%c", "d": "$e"}',
 ]
 FORBIDDEN = "\"'\\\t"  # in the path of a program, says the configuration
-WORDS = st.text(st.characters(min_codepoint=32, exclude_categories=["Cs", "Cc"]), max_size=12) | st.text(
-    " \"'\\%$;#{}=nx04", max_size=8
+WORDS = st.text(" \"'\\%$;#{}=nx04", max_size=8) | st.text(max_size=12).map(
+    lambda text: "".join(char for char in text if char == " " or char.isprintable())
 )
 
 

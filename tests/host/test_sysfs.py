@@ -3,7 +3,6 @@
 
 import os
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -261,33 +260,9 @@ def test_machines_of_any_shape_are_read_as_they_are(
     assert topology.warnings == ()
 
 
-def test_reading_grows_no_worse_than_linearly(tmp_path: Path) -> None:
-    """Measured 7 ms for 384 CPUs and 95 ms for 4,096; the bounds leave room for a slow and busy machine."""
-    elapsed: dict[int, float] = {}
-    for cpus in (512, 4096):
-        root = machines.big(tmp_path / str(cpus), nodes=64, cpus=cpus)
-        elapsed[cpus] = min(_seconds_to_read(root, cpus=cpus) for _ in range(3))
-    assert elapsed[4096] < 1.0
-    assert elapsed[4096] < 8 * 3 * elapsed[512]
-
-
-def _seconds_to_read(root: Path, *, cpus: int) -> float:
-    started = time.perf_counter()
-    topology = read_topology(root)
-    elapsed = time.perf_counter() - started
-    assert len(topology.online) == cpus
-    assert len(topology.nodes) == 64
-    return elapsed
-
-
-def test_384_cpus_are_read_in_60_ms(tmp_path: Path) -> None:
-    root = machines.xeon_6972p_2s(tmp_path)
-    best = 1.0
-    for _ in range(5):
-        started = time.perf_counter()
-        read_topology(root)
-        best = min(best, time.perf_counter() - started)
-    assert best < 0.06
+def test_64_nodes_and_4096_cpus_are_read_whole(tmp_path: Path) -> None:
+    topology = read_topology(machines.big(tmp_path))
+    assert (len(topology.nodes), len(topology.online), len(topology.cores)) == (64, 4096, 2048)
 
 
 def test_this_host_is_read_as_the_kernel_tells_by_other_means() -> None:

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the installed agent costs on a booted host, with 1, 8 and 64 instances.
+
+Real: systemd, D-Bus, the proxy, the package as installed, the agent in its sandbox, HTTP to every engine.
+Simulated: the engines (the stand-in without inference), and the machine: the host is shown one node with 64
+cores of two threads, numbered from 1000 up, of which no process could ever get one. A drop-in of the
+administrator's for all instances therefore takes their affinity back, as the agent lets administrators do.
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import machines
+from lab import deb, installed, paths
+from lab.host import Host
+
+from bench.measure import Measured
+
+CORES = 64
+FIRST_CPU = 1000
+COUNTS = (1, 8, 64)
+IDLE_SEC = 20.0
+READY_BUDGET_MS, RSS_BUDGET_MB, IDLE_BUDGET_PERCENT = 1000.0, 75.0, 1.5
+STATUS_BUDGET_MS, HELP_BUDGET_MS = 200.0, 150.0
+GROUP = "/sys/fs/cgroup/system.slice/ovms-scaler.service"
+CONFIG = """\
+[[pool]]
+name = "chat"
+model_name = "tiny/llama"
+model_path = "/srv/models/tiny"
+instances_per_node = {instances}
+memory = "preferred"
+[pool.ovms]
+environment = {{ OVMS_STANDIN_ENGINE = "simulated" }}
+rest_workers = 2
+"""
+FREE = """\
+[Service]
+CPUAffinity=
+AllowedCPUs=
+NUMAPolicy=default
+NUMAMask=
+AllowedMemoryNodes=
+"""
+# Whole processes, timed beside each other inside, where nothing but the process itself is in between.
+TIMER = """\
+import json, subprocess, sys, time
+times = []
+for number in range(22):
+    began = time.perf_counter()
+    subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)
+    times.append((time.perf_counter() - began) * 1000)
+print(json.dumps(times[2:]))
+"""
+
+
+def measure(release: str = "bookworm") -> Iterator[Measured]:
+    deb.build(release)
+    binds = {"/opt/ovms": paths.CACHE / "ovms-standin", "/srv/models/tiny": paths.LAB / "standin" / "model"}
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        write_machine(Path(directory))
+        binds["/bench"] = Path(directory)
+        with Host.boot(installed.build(release), binds=binds, memory_bytes=12 << 30) as host:
+            show_machine(host)
+            for instances in COUNTS:
+                yield from measure_agent(host, instances)
+
+
+def write_machine(root: Path) -> None:
+    """One node without NUMA directories, and what PID 1 may use of it."""
+    cores = [(FIRST_CPU + core, FIRST_CPU + CORES + core) for core in range(CORES)]
+    machines.write_machine(root, machines.Machine(cores={0: cores}, numa=False))
+    (root / "none").mkdir()
+    root.chmod(0o755)
+
+
+def show_machine(host: Host) -> None:
+    """Lay the files of the machine over those of the kernel, for every process of the host."""
+    host.script(
+        """
+        mount --bind /bench/sys/devices/system/cpu /sys/devices/system/cpu
+        if [ -d /sys/devices/system/node ]; then mount --bind /bench/none /sys/devices/system/node; fi
+        mount --bind /bench/proc/1/status /proc/1/status
+        """
+    )
+    host.write("/etc/systemd/system/ovms@.service.d/99-bench.conf", FREE)
+    host.write("/root/timer.py", TIMER)
+
+
+def measure_agent(host: Host, instances: int) -> Iterator[Measured]:
+    """With so many instances in rotation; the agent is started anew for every sample of its start."""
+    host.write("/etc/ovms-scaler/config.toml", CONFIG.format(instances=instances))
+    host.run("systemctl", "restart", "ovms-scaler")
+    host.run("ovms-scalerctl", "reload", "--allow-outage")
+    wait_until_routed(host, instances)
+    yield Measured(
+        name=f"start to READY, {instances} running",
+        samples=[restart_agent(host, instances) for _ in range(5)],
+        unit="ms",
+        budget=READY_BUDGET_MS,
+    )
+    cpu, probes = measure_idle(host, instances)
+    yield Measured(
+        name=f"idle CPU, {instances} instances, {IDLE_SEC:g} s",
+        samples=[cpu / IDLE_SEC * 100],
+        unit="%",
+        budget=IDLE_BUDGET_PERCENT if instances == 8 else None,
+    )
+    yield Measured(
+        name=f"   CPU for each probe, {instances} instances", samples=[cpu / probes * 1e3], unit="ms"
+    )
+    for what in ("Rss", "Pss"):
+        yield Measured(
+            name=f"{what} of all processes, {instances} instances",
+            samples=[read_memory(host, what)],
+            unit="MB",
+            budget=RSS_BUDGET_MB if what == "Rss" else None,
+        )
+    commands = {"status": STATUS_BUDGET_MS} | ({"--help": HELP_BUDGET_MS} if instances == 1 else {})
+    for command, budget in commands.items():
+        yield Measured(
+            name=f"ovms-scalerctl {command}, {instances} instances",
+            samples=json.loads(host.run("python3", "/root/timer.py", "ovms-scalerctl", command).stdout),
+            unit="ms",
+            budget=budget,
+        )
+
+
+def wait_until_routed(host: Host, instances: int) -> None:
+    def routed() -> bool:
+        done = host.run("ovms-scalerctl", "status", "--json", check=False)
+        found = json.loads(done.stdout)["instances"] if done.stdout.startswith("{") else []
+        return len(found) == instances and all(one["in_rotation"] for one in found)
+
+    host.wait_for(routed, 240, f"{instances} instances in rotation")
+
+
+def restart_agent(host: Host, instances: int) -> float:
+    """Milliseconds from the start of its process until systemd took its READY."""
+    host.run("systemctl", "restart", "ovms-scaler")
+    times = host.properties("ovms-scaler", "ActiveEnterTimestampMonotonic", "InactiveExitTimestampMonotonic")
+    begun, ready = times["InactiveExitTimestampMonotonic"], times["ActiveEnterTimestampMonotonic"]
+    wait_until_routed(host, instances)
+    return (int(ready) - int(begun)) / 1000
+
+
+def measure_idle(host: Host, instances: int) -> tuple[float, float]:
+    """Seconds of CPU that the agent's processes take in IDLE_SEC, and how many probes that was."""
+    time.sleep(3)  # what its start stirred up has settled
+    begun, used = time.monotonic(), read_cpu(host)
+    time.sleep(IDLE_SEC)
+    elapsed, used = time.monotonic() - begun, read_cpu(host) - used
+    return used * IDLE_SEC / elapsed, instances * IDLE_SEC
+
+
+def read_cpu(host: Host) -> float:
+    fields = dict(line.split() for line in host.read(f"{GROUP}/cpu.stat").splitlines())
+    return int(fields["usage_usec"]) / 1e6
+
+
+def read_memory(host: Host, what: str) -> float:
+    """Megabytes in smaps_rollup (proc(5)) of every process of the agent, added up."""
+    script = f'for pid in $(cat {GROUP}/cgroup.procs); do grep "^{what}:" /proc/$pid/smaps_rollup; done'
+    return sum(int(line.split()[1]) for line in host.script(script).splitlines()) * 1024 / 1e6
