@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The graph.pbtxt of one instance: its author's or a plain LLM graph, fitted to a device and its threads."""
 
+import functools
 import json
 import posixpath
 import re
@@ -86,7 +87,7 @@ def render_graph(
     sampler thread for every CPU of the host (initialize_pipeline in src/cpp/src/continuous_batching/
     pipeline_impl.cpp of openvino.genai).
     """
-    graph = _read_own(model) if model.kind is ModelKind.graph else pbtxt.parse_pbtxt(_LLM_GRAPH)
+    graph = _read_own(model) if model.kind is ModelKind.graph else _parse(_LLM_GRAPH)
     if model.kind not in (ModelKind.graph, ModelKind.llm) or not _has_models(graph):
         raise InputError(
             f"cannot write a graph for {model.path!r}: no node of its graph has models_path",
@@ -150,9 +151,15 @@ class _Place:
         return "NPU" in _families(self.device)
 
 
+@functools.lru_cache(maxsize=8)
+def _parse(text: str) -> pbtxt.Message:
+    """Every instance of a pool has the same graph to start from."""
+    return pbtxt.parse_pbtxt(text)
+
+
 def _read_own(model: ModelFacts) -> pbtxt.Message:
     try:
-        return pbtxt.parse_pbtxt(model.graph or "")
+        return _parse(model.graph or "")
     except InputError as error:
         raise InputError(f"cannot read the graph of {model.path!r}: {error.message}") from error
 

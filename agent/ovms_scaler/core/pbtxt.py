@@ -288,7 +288,8 @@ def _inline(value: Value) -> str:
 def _quoted(text: str) -> str:
     """``text`` as a literal in the quotes that it has none of; what cannot be printed as octal bytes."""
     quote = "'" if '"' in text and "'" not in text else '"'
-    return quote + "".join(_escaped(char, quote) for char in text) + quote
+    is_plain = text.isprintable() and "\\" not in text and quote not in text
+    return quote + (text if is_plain else "".join(_escaped(char, quote) for char in text)) + quote
 
 
 def _escaped(char: str, quote: str) -> str:
