@@ -24,6 +24,8 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 # What no event tells (a file changed by hand, a model that appeared) is noticed within this time.
 PASS_INTERVAL_SEC = 10.0
+# What an action failed at (a full disk, a systemd that does not answer) is not gone in an instant.
+FAILED_PASS_SEC = 1.0
 BAD = frozenset({State.failed, State.quarantined, State.ejected, State.suspect})
 
 
@@ -55,6 +57,7 @@ class Agent:
         self._plan: Plan | None = None
         self._since: dict[str, Since] = {}
         self._allow_outage = False
+        self._failed = False
         self._wake = asyncio.Event()
 
     def wake(self, _unit: str = "") -> None:
@@ -97,14 +100,15 @@ class Agent:
 
     async def run(self) -> None:
         """Passes for ever; the service is ready after the first."""
-        await self._pass()
+        await self._observe()
         self._notifier.ready(self._summary())
         while True:
-            await self._wait()
-            self._look_again()
-            await self._pass()
+            await self._act()
             self._notifier.watchdog()
             self._notifier.status(self._summary())
+            await self._wait()
+            self._look_again()
+            await self._observe()
 
     def wanted_count(self) -> int:
         """Instances that the configuration in force asks for."""
@@ -149,23 +153,35 @@ class Agent:
         except ScalerError as error:
             log.warning("cannot resolve again, going on with the earlier target", error=str(error))
 
-    async def _pass(self) -> None:
+    async def _observe(self) -> None:
         self._wake.clear()
         if self._target is None:
             return
         self._facts = await self._observer.observe(self._target)
         self._plan = plan(self._target, self._facts, allow_outage=self._allow_outage)
         self._note_changes(self._plan)
-        await self._applier.apply(self._plan)
-        if self._plan.actions:
+
+    async def _act(self) -> None:
+        """Carry the plan out, and have the next pass begin at once if that went well."""
+        self._failed = False
+        if self._plan is None or not self._plan.actions:
+            return
+        self._failed = not await self._applier.apply(self._plan)
+        if not self._failed:
             self.wake()
 
     async def _wait(self) -> None:
+        """Until something happens; after a failure for a while, as what happens may be that failure."""
+        if self._failed:
+            await asyncio.sleep(FAILED_PASS_SEC)
+            return
         timeout = PASS_INTERVAL_SEC
         if self._plan is not None and self._plan.wake_in_sec is not None:
             timeout = min(timeout, self._plan.wake_in_sec)
         try:
-            await asyncio.wait_for(self._wake.wait(), timeout)
+            # Not wait_for(): before Python 3.12 it loses a cancellation that meets with the event.
+            async with asyncio.timeout(timeout):
+                await self._wake.wait()
         except TimeoutError:
             return
 

@@ -4,7 +4,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import assert_never
 
 import structlog
@@ -23,15 +23,28 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 class Applier:
     """Applies actions one by one; starts and stops go on in the background and hold up nothing."""
 
-    def __init__(self, *, units: Units, proxy: ProxyPort, store: Store, memory: Memory) -> None:
+    def __init__(
+        self,
+        *,
+        units: Units,
+        proxy: ProxyPort,
+        store: Store,
+        memory: Memory,
+        settled: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``settled`` is called when a job in the background has ended."""
         self._units = units
         self._proxy = proxy
         self._store = store
         self._memory = memory
+        self._settled = settled
         self._jobs: set[asyncio.Task[None]] = set()
 
-    async def apply(self, plan: Plan) -> None:
-        """Every action of the plan; after one that fails, its instance's others wait for the next pass."""
+    async def apply(self, plan: Plan) -> bool:
+        """Every action of the plan; after one that fails, its instance's others wait for the next pass.
+
+        False when one failed.
+        """
         failed: set[str] = set()
         for action in plan.actions:
             instance = getattr(action, "instance", "")
@@ -40,8 +53,9 @@ class Applier:
             try:
                 await self._apply(action)
             except HostError as error:
-                failed.add(instance)
+                failed.add(instance or action.describe())
                 log.error("action failed", action=action.describe(), error=error.message, hint=error.hint)
+        return not failed
 
     def forget_refusals(self) -> None:
         """Have what was refused tried again at once, as the administrator may have removed the cause."""
@@ -79,7 +93,11 @@ class Applier:
         task = asyncio.create_task(job, name=f"job for {instance}")
         self._jobs.add(task)
         task.add_done_callback(self._jobs.discard)
-        task.add_done_callback(lambda _: self._memory.jobs.discard(instance))
+        task.add_done_callback(lambda _: self._end_job(instance))
+
+    def _end_job(self, instance: str) -> None:
+        self._memory.jobs.discard(instance)
+        self._settled()
 
     async def _start(self, action: actions.Start) -> None:
         unit = unit_name(action.instance)

@@ -71,7 +71,7 @@ async def _run(config_file: Path) -> None:
         observer = Observer(
             units=units, proxy=proxy, store=store, health=health, memory=memory, proxy_uid=_uid(PROXY_USER)
         )
-        applier = Applier(units=units, proxy=proxy, store=store, memory=memory)
+        applier = Applier(units=units, proxy=proxy, store=store, memory=memory, settled=lambda: agent.wake())
         agent = Agent(
             config_file=config_file,
             resolve=_resolve,
