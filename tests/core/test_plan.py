@@ -124,20 +124,10 @@ def test_plan_drains_before_it_stops() -> None:
     assert all(unit.active_state == "active" for unit in host.units.values())
     draining = [verdict for verdict in planned.verdicts.values() if verdict.state is State.draining]
     assert [verdict.reason for verdict in draining] == ["its configuration changed; 2 connections left"]
+    assert planned.wake_in_sec == 1.0
     host.connections = {}
     host.settle(changed)
     assert host.routed(changed) == BOTH
-
-
-def test_plan_stops_nothing_while_old_workers_of_the_proxy_may_still_use_it() -> None:
-    host, _ = started()
-    changed = world.target(PHYSICAL)
-    host.step(changed)
-    planned = host.step(changed)
-    assert [action.describe() for action in planned.actions] == []
-    assert planned.wake_in_sec is not None
-    host.since_reload_sec = planned.wake_in_sec
-    assert [action.describe() for action in host.step(changed).actions] == ["stop ovms@chat-numa0.service"]
 
 
 SPLIT = {"instances_per_node": 2}

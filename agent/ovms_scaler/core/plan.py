@@ -21,9 +21,8 @@ COALESCE_SEC = 2.0
 # What was refused (a configuration by the proxy, a start by systemd) is tried again after this time: the
 # cause, such as a busy port, may be gone.
 RETRY_SEC = 30.0
-# Workers of the proxy's old configuration go on accepting for 0.1 s after the new ones do
-# (ngx_master_process_cycle in nginx), so one that left rotation may still be given a request for that long.
-SETTLE_SEC = 1.0
+# How often the connections of an instance that drains are counted: no event tells of the last one.
+DRAIN_SEC = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,27 +71,22 @@ def plan(target: Target, facts: Facts, *, allow_outage: bool = False) -> Plan:
         for name in sorted(facts.instances.keys() - target.wanted.keys()):
             if name in rotation.held:
                 continue
-            steps, verdict = _plan_unwanted(name, facts, routed=name in routed)
+            steps, verdict = _plan_unwanted(name, facts.instances[name], routed=name in routed)
             actions += steps
             verdicts[name] = verdict
     return Plan(
         actions=tuple(actions),
         verdicts=verdicts,
         in_rotation=frozenset(routed),
-        wake_in_sec=_wake(proxy, facts, verdicts),
+        wake_in_sec=_wake(proxy.wake_in_sec, verdicts),
         proxy_error=proxy.error,
     )
 
 
-def _wake(proxy: _ProxyPlan, facts: Facts, verdicts: Mapping[str, Verdict]) -> float | None:
-    times = [] if proxy.wake_in_sec is None else [proxy.wake_in_sec]
-    if any(verdict.state is State.draining for verdict in verdicts.values()) and not _is_settled(facts):
-        times.append(SETTLE_SEC - facts.since_reload_sec)
-    return min(times, default=None)
-
-
-def _is_settled(facts: Facts) -> bool:
-    return facts.since_reload_sec >= SETTLE_SEC
+def _wake(proxy_sec: float | None, verdicts: Mapping[str, Verdict]) -> float | None:
+    if all(verdict.state is not State.draining for verdict in verdicts.values()):
+        return proxy_sec
+    return DRAIN_SEC if proxy_sec is None else min(proxy_sec, DRAIN_SEC)
 
 
 def _complete(target: Target, facts: Facts) -> Facts:
@@ -149,7 +143,7 @@ def _plan_instance(
     if unit.is_running:
         if not outdated or routed or unit.active_state == "deactivating":
             return [], verdict
-        return _drain(name, facts, "its configuration changed")
+        return _drain(name, own, "its configuration changed")
     if unit.load_state not in ("loaded", "not-found"):
         return [], verdict
     steps: list[Action] = [Write(instance=name, files=wanted.files)] if outdated else []
@@ -169,8 +163,8 @@ def _plan_instance(
     return steps, Verdict(state=State.starting, reason="its unit is starting")
 
 
-def _plan_unwanted(name: str, facts: Facts, *, routed: bool) -> tuple[list[Action], Verdict]:
-    own, reason = facts.instances[name], "no longer in the configuration"
+def _plan_unwanted(name: str, own: InstanceFacts, *, routed: bool) -> tuple[list[Action], Verdict]:
+    reason = "no longer in the configuration"
     if own.unit is not None and own.unit.is_running:
         if own.job:
             return [], Verdict(state=State.stopping, reason=reason)
@@ -178,19 +172,16 @@ def _plan_unwanted(name: str, facts: Facts, *, routed: bool) -> tuple[list[Actio
             return [], Verdict(state=State.draining, reason=reason)
         if own.unit.active_state == "deactivating":
             return [], Verdict(state=State.stopping, reason=reason)
-        return _drain(name, facts, reason)
+        return _drain(name, own, reason)
     return [Remove(instance=name)] if own.files else [], Verdict(state=State.absent, reason=reason)
 
 
-def _drain(name: str, facts: Facts, reason: str) -> tuple[list[Action], Verdict]:
+def _drain(name: str, own: InstanceFacts, reason: str) -> tuple[list[Action], Verdict]:
     """One out of rotation that is to stop: when the last request has been answered."""
-    connections = facts.instances[name].connections
-    if connections is None:
+    if own.connections is None:
         return [], Verdict(state=State.draining, reason=f"{reason}; cannot read its connections")
-    if connections > 0:
-        return [], Verdict(state=State.draining, reason=f"{reason}; {connections} connections left")
-    if not _is_settled(facts):
-        return [], Verdict(state=State.draining, reason=f"{reason}; the proxy's old workers are ending")
+    if own.connections > 0:
+        return [], Verdict(state=State.draining, reason=f"{reason}; {own.connections} connections left")
     return [Stop(instance=name)], Verdict(state=State.stopping, reason=reason)
 
 
