@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From an installed package to answers: nobody is asked before it can answer, and each is where it belongs."""
+"""From an installed package to answers: nobody is asked before it can answer, each is where it belongs."""
 
 import json
 import re
