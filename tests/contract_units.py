@@ -45,13 +45,13 @@ class Bench:
     """A Units under test and the levers of its host; nothing runs there and nothing is placed."""
 
     units: Units
-    root: Path                                   # the host's files
-    kill: Callable[[str], Awaitable[None]]       # SIGKILL to the main process
-    restart_elapsed: Callable[[str], None]       # the end of RestartSec=, where time does not pass by itself
+    root: Path  # the host's files
+    kill: Callable[[str], Awaitable[None]]  # SIGKILL to the main process
+    restart_elapsed: Callable[[str], None]  # the end of RestartSec=, where time does not pass by itself
     mask: Callable[[str], Awaitable[None]]
-    freeze: Callable[[], None]                   # PID 1 stops answering
+    freeze: Callable[[], None]  # PID 1 stops answering
     thaw: Callable[[], None]
-    changes: "asyncio.Queue[str]"                # what subscribe() reported
+    changes: "asyncio.Queue[str]"  # what subscribe() reported
 
     def place(self, unit: str, text: str = PLACEMENT) -> None:
         path = self.root / f"run/systemd/system/{unit}.d/50-placement.conf"

@@ -32,7 +32,7 @@ Restart=always
 RestartSec=0.3
 """
 STUCK_SEC = 2.0
-GAP_LIMIT_SEC = 0.5             # on a busy machine; a call that blocks takes seconds
+GAP_LIMIT_SEC = 0.5  # on a busy machine; a call that blocks takes seconds
 
 
 def bus_of(host: Host) -> str:
@@ -52,7 +52,7 @@ def read_host_pid(host: Host, unit: str) -> int:
         try:
             found = re.search(r"^NSpid:.*\t(\d+)$", status.read_text(), re.MULTILINE)
             same = os.readlink(status.with_name("ns") / "pid") == os.readlink(f"/proc/{host.pid1}/ns/pid")
-        except OSError:         # it ended, or it is a PID 1 that may not be looked at
+        except OSError:  # it ended, or it is a PID 1 that may not be looked at
             continue
         if same and found and found[1] == wanted:
             return int(status.parent.name)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from ovms_scaler.core.facts import Probe
 
-MAX_BYTES = 1 << 20   # about 4,000 models with two versions each
-_STATES = ("START", "LOADING", "AVAILABLE", "UNLOADING", "END")   # modelversionstatus.cpp in OVMS
-_ERRORS = ("OK", "UNKNOWN", "FAILED_PRECONDITION")                # likewise
+MAX_BYTES = 1 << 20  # about 4,000 models with two versions each
+_STATES = ("START", "LOADING", "AVAILABLE", "UNLOADING", "END")  # modelversionstatus.cpp in OVMS
+_ERRORS = ("OK", "UNKNOWN", "FAILED_PRECONDITION")  # likewise
 # From /v2/health/ready while the first models load (status.cpp in OVMS).
 _NOT_READY = "Server is not ready"
 # The worst verdict on any one model is the verdict on the engine.

@@ -13,10 +13,10 @@ from ovms_scaler.errors import InputError
 class ModelKind(StrEnum):
     """The forms of a model that OVMS serves."""
 
-    graph = "graph"      # a directory with a graph.pbtxt
-    llm = "llm"          # an OpenVINO export of a generative model without a graph.pbtxt
+    graph = "graph"  # a directory with a graph.pbtxt
+    llm = "llm"  # an OpenVINO export of a generative model without a graph.pbtxt
     classic = "classic"  # numbered version directories
-    config = "config"    # an OVMS config.json with any number of the above
+    config = "config"  # an OVMS config.json with any number of the above
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,8 +121,10 @@ def is_generative(config: str) -> bool:
     names = document.get("architectures") if isinstance(document, dict) else None
     if not isinstance(names, list) or not names:
         return True
-    return any(isinstance(name, str) and ("CausalLM" in name or "ConditionalGeneration" in name
-                                          or "LMHead" in name) for name in names)
+    return any(
+        isinstance(name, str) and ("CausalLM" in name or "ConditionalGeneration" in name or "LMHead" in name)
+        for name in names
+    )
 
 
 def parse_served(text: str) -> ServedConfig:
@@ -160,14 +162,36 @@ def parse_served(text: str) -> ServedConfig:
     return ServedConfig(models=tuple(models), monitoring=_monitoring(top), unknown_keys=tuple(unknown))
 
 
-_TOP_KEYS = ("model_config_list", "mediapipe_config_list", "pipeline_config_list",
-             "custom_node_library_config_list", "custom_loader_config_list", "monitoring")
+_TOP_KEYS = (
+    "model_config_list",
+    "mediapipe_config_list",
+    "pipeline_config_list",
+    "custom_node_library_config_list",
+    "custom_loader_config_list",
+    "monitoring",
+)
 _GRAPH_KEYS = ("name", "base_path", "graph_path", "subconfig")
-_MODEL_KEYS = (*_GRAPH_KEYS, "target_device", "plugin_config", "nireq", "batch_size", "shape", "layout",
-               "model_version_policy", "allow_cache", "custom_loader_options", "mean", "scale", "precision",
-               "color_format",
-               # Accepted up to 2026.2.
-               "stateful", "idle_sequence_cleanup", "low_latency_transformation", "max_sequence_number")
+_MODEL_KEYS = (
+    *_GRAPH_KEYS,
+    "target_device",
+    "plugin_config",
+    "nireq",
+    "batch_size",
+    "shape",
+    "layout",
+    "model_version_policy",
+    "allow_cache",
+    "custom_loader_options",
+    "mean",
+    "scale",
+    "precision",
+    "color_format",
+    # Accepted up to 2026.2.
+    "stateful",
+    "idle_sequence_cleanup",
+    "low_latency_transformation",
+    "max_sequence_number",
+)
 
 
 def _object(value: object, where: str) -> Mapping[str, object]:
@@ -201,13 +225,20 @@ def _unknown(value: Mapping[str, object], keys: tuple[str, ...], where: str) -> 
 def _served(entry: Mapping[str, object], where: str) -> ServedModel:
     if "name" not in entry:
         raise InputError(f"{where} lacks the key 'name'")
-    texts = {key: _text(entry[key], f"{where}.{key}")
-             for key in ("name", "base_path", "graph_path", "target_device") if key in entry}
+    texts = {
+        key: _text(entry[key], f"{where}.{key}")
+        for key in ("name", "base_path", "graph_path", "target_device")
+        if key in entry
+    }
     if not texts["name"]:
         raise InputError(f"{where}.name must not be empty")
     # Without base_path a graph is looked for in a directory of its name (mediapipegraphconfig.cpp in OVMS).
-    return ServedModel(name=texts["name"], base_path=texts.get("base_path", texts["name"]),
-                       graph_path=texts.get("graph_path", ""), device=texts.get("target_device"))
+    return ServedModel(
+        name=texts["name"],
+        base_path=texts.get("base_path", texts["name"]),
+        graph_path=texts.get("graph_path", ""),
+        device=texts.get("target_device"),
+    )
 
 
 def _pipelines(top: Mapping[str, object]) -> list[ServedModel]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from ovms_scaler.errors import InputError
 
-MAX_CHARS = 1 << 20   # a graph.pbtxt has a few thousand; what is larger is not one
-MAX_DEPTH = 64        # protobuf itself stops at 100 nested messages by default
+MAX_CHARS = 1 << 20  # a graph.pbtxt has a few thousand; what is larger is not one
+MAX_DEPTH = 64  # protobuf itself stops at 100 nested messages by default
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,11 +104,14 @@ _TOKEN = re.compile(
     r"""(?P<string>"(?:[^"\\\n]|\\[^\n])*"|'(?:[^'\\\n]|\\[^\n])*')
     |(?P<number>(?:0[xX][0-9a-fA-F]+|(?:\d+\.\d*|\.\d+|\d+)(?:[eE][+-]?\d+)?[fF]?)(?![\w.]))
     |(?P<name>[A-Za-z_][A-Za-z0-9_]*)
-    |(?P<mark>[{}<>\[\]:,;/.\-])""", re.VERBOSE)
+    |(?P<mark>[{}<>\[\]:,;/.\-])""",
+    re.VERBOSE,
+)
 _BLANK = re.compile(r"[ \t\r\n\v\f]+|#[^\n]*")
 _PIECE = re.compile(
     r"(?P<text>[^\\]+)|\\(?:(?P<octal>[0-7]{1,3})|[xX](?P<hex>[0-9a-fA-F]{1,2})|u(?P<u4>[0-9a-fA-F]{4})"
-    r"""|U(?P<u8>[0-9a-fA-F]{8})|(?P<plain>[abfnrtv?"'\\])|(?P<unknown>))""")
+    r"""|U(?P<u8>[0-9a-fA-F]{8})|(?P<plain>[abfnrtv?"'\\])|(?P<unknown>))"""
+)
 _PLAIN = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 _FLOAT_NAMES = ("inf", "infinity", "nan")
 _CLOSING = {"{": "}", "<": ">"}

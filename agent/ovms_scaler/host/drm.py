@@ -85,9 +85,9 @@ def _read_gpu(survey: Survey, name: str, address: str, *, nodes: Collection[int]
 def _device_directory(survey: Survey, name: str, address: str) -> str:
     """Where the PCI device's own files are."""
     resolved = survey.tree.resolve(f"{_DRM}/{name}/device") or ""
-    upto, found, _ = resolved.rpartition(f"/{address}")
-    if found and survey.tree.is_directory(upto + found):
-        return upto + found
+    parent, found, _ = resolved.rpartition(f"/{address}")
+    if found and survey.tree.is_directory(parent + found):
+        return parent + found
     if survey.tree.is_directory(by_bus := f"sys/bus/pci/devices/{address}"):
         return by_bus
     return f"{_DRM}/{name}/device"

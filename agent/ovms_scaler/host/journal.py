@@ -20,9 +20,9 @@ from typing import Protocol, TextIO
 
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 IDENTIFIER = "ovms-scaler"
-SEND_BUFFER_BYTES = 8 << 20      # what sd_journal_send(3) asks for
+SEND_BUFFER_BYTES = 8 << 20  # what sd_journal_send(3) asks for
 BACKLOG_ENTRIES = 1000
-FIELD_CHARACTERS = 64            # journald drops fields with longer names
+FIELD_CHARACTERS = 64  # journald drops fields with longer names
 
 # syslog(3)'s priorities for structlog's level names.
 PRIORITIES = {"critical": 2, "exception": 3, "error": 3, "warning": 4, "warn": 4, "info": 6, "debug": 7}

@@ -13,8 +13,8 @@ from ovms_scaler.core.spec import Pool
 from ovms_scaler.errors import InputError
 
 SERVICE_USER = "ovms"
-MAX_FILE_BYTES = 4 << 20   # of a graph.pbtxt or a config.json; real ones have a few kB
-MAX_LINKS = 40             # what the kernel follows too, path_resolution(7)
+MAX_FILE_BYTES = 4 << 20  # of a graph.pbtxt or a config.json; real ones have a few kB
+MAX_LINKS = 40  # what the kernel follows too, path_resolution(7)
 # What an OpenVINO export of a model without a graph has; speech and image models have other file names.
 _LLM_FILES = ("openvino_model.xml", "openvino_language_model.xml")
 _CLASSIC_SUFFIXES = (".xml", ".onnx", ".pdmodel", ".pb", ".tflite")
@@ -80,8 +80,9 @@ def _read_directory(path: str, root: Path) -> ModelFacts:
         graph = directory / below / "graph.pbtxt"
         if os.path.lexists(graph):
             return _read_graph(path, graph, f"{path.rstrip('/')}/{below}".rstrip("/"))
-    versions = sorted((int(name) for name in names if name.isascii() and name.isdigit() and int(name) > 0),
-                      reverse=True)
+    versions = sorted(
+        (int(name) for name in names if name.isascii() and name.isdigit() and int(name) > 0), reverse=True
+    )
     for version in versions:
         newest = directory / str(version)
         if newest.is_dir() and any(file.suffix in _CLASSIC_SUFFIXES for file in newest.iterdir()):
@@ -93,16 +94,28 @@ def _read_directory(path: str, root: Path) -> ModelFacts:
 
 def _not_a_model(path: str, names: list[str]) -> ModelFacts:
     if any(name.isascii() and name.isdigit() for name in names):
-        return _refused(path, "no numbered directory in it holds a model",
-                        "a version directory holds model.xml and model.bin, or another format of OpenVINO")
+        return _refused(
+            path,
+            "no numbered directory in it holds a model",
+            "a version directory holds model.xml and model.bin, or another format of OpenVINO",
+        )
     if any(name.endswith((".safetensors", ".gguf")) for name in names):
-        return _refused(path, "it holds a model in another format than OpenVINO's",
-                        "export it with optimum-cli export openvino, or with OVMS's export_model.py")
+        return _refused(
+            path,
+            "it holds a model in another format than OpenVINO's",
+            "export it with optimum-cli export openvino, or with OVMS's export_model.py",
+        )
     if any(name.endswith(".xml") for name in names):
-        return _refused(path, "the model lies in the directory itself, not in a numbered one",
-                        "move its files to the directory 1 below")
-    return _refused(path, "it has no graph.pbtxt, no openvino_model.xml and no numbered version directory",
-                    "model_path is the directory that an export to OpenVINO wrote")
+        return _refused(
+            path,
+            "the model lies in the directory itself, not in a numbered one",
+            "move its files to the directory 1 below",
+        )
+    return _refused(
+        path,
+        "it has no graph.pbtxt, no openvino_model.xml and no numbered version directory",
+        "model_path is the directory that an export to OpenVINO wrote",
+    )
 
 
 def _read_graph(path: str, file: Path, graph_directory: str) -> ModelFacts:
@@ -110,16 +123,28 @@ def _read_graph(path: str, file: Path, graph_directory: str) -> ModelFacts:
         text = _read_text(file)
         summary = parsing.parse_graph(text)
     except InputError as error:
-        return _refused(path, f"its graph.pbtxt cannot be understood: {error.message}",
-                        "export the model again, or correct the file")
+        return _refused(
+            path,
+            f"its graph.pbtxt cannot be understood: {error.message}",
+            "export the model again, or correct the file",
+        )
     places = [file.parent / models_path for models_path in summary.models_paths]
     for models_path, place in zip(summary.models_paths, places, strict=True):
         if not place.exists():
-            return _refused(path, f"its graph.pbtxt names models_path {models_path!r}, which does not exist",
-                            "the path is relative to the graph; export the model again, or correct it")
-    return ModelFacts(path=path, kind=ModelKind.graph, graph=text, graph_directory=graph_directory,
-                      weights_bytes=_weights_bytes(*places or [file.parent]),
-                      device=", ".join(summary.devices) or None, generates=summary.generates)
+            return _refused(
+                path,
+                f"its graph.pbtxt names models_path {models_path!r}, which does not exist",
+                "the path is relative to the graph; export the model again, or correct it",
+            )
+    return ModelFacts(
+        path=path,
+        kind=ModelKind.graph,
+        graph=text,
+        graph_directory=graph_directory,
+        weights_bytes=_weights_bytes(*places or [file.parent]),
+        device=", ".join(summary.devices) or None,
+        generates=summary.generates,
+    )
 
 
 def _read_export(path: str, directory: Path) -> ModelFacts:
@@ -129,12 +154,24 @@ def _read_export(path: str, directory: Path) -> ModelFacts:
     except InputError as error:
         return _refused(path, error.message)
     if not generates:
-        return _refused(path, "it is not a model that generates text, and has no graph.pbtxt",
-                        "export it with OVMS's export_model.py, which writes the graph that fits its task")
-    warnings = () if (directory / "openvino_tokenizer.xml").is_file() else (
-        f"{path!r} has no openvino_tokenizer.xml, without which OVMS cannot serve text",)
-    return ModelFacts(path=path, kind=ModelKind.llm, graph_directory=path.rstrip("/") or "/",
-                      weights_bytes=_weights_bytes(directory), generates=True, warnings=warnings)
+        return _refused(
+            path,
+            "it is not a model that generates text, and has no graph.pbtxt",
+            "export it with OVMS's export_model.py, which writes the graph that fits its task",
+        )
+    warnings = (
+        ()
+        if (directory / "openvino_tokenizer.xml").is_file()
+        else (f"{path!r} has no openvino_tokenizer.xml, without which OVMS cannot serve text",)
+    )
+    return ModelFacts(
+        path=path,
+        kind=ModelKind.llm,
+        graph_directory=path.rstrip("/") or "/",
+        weights_bytes=_weights_bytes(directory),
+        generates=True,
+        warnings=warnings,
+    )
 
 
 def _read_config(path: str, root: Path) -> ModelFacts:
@@ -154,10 +191,15 @@ def _read_config(path: str, root: Path) -> ModelFacts:
     sizes = [part.weights_bytes for _, part in parts if part.weights_bytes is not None]
     devices = [part.device or entry.device for entry, part in parts]
     return ModelFacts(
-        path=path, kind=ModelKind.config, served_names=tuple(model.name for model in served.models),
-        weights_bytes=sum(sizes) if sizes else None, monitoring=served.monitoring, warnings=tuple(warnings),
+        path=path,
+        kind=ModelKind.config,
+        served_names=tuple(model.name for model in served.models),
+        weights_bytes=sum(sizes) if sizes else None,
+        monitoring=served.monitoring,
+        warnings=tuple(warnings),
         device=", ".join(dict.fromkeys(device for device in devices if device)) or None,
-        generates=any(part.generates for _, part in parts))
+        generates=any(part.generates for _, part in parts),
+    )
 
 
 def _read_entry(path: str, entry: parsing.ServedModel, root: Path) -> ModelFacts:
@@ -205,8 +247,10 @@ def _access_warnings(path: str, root: Path) -> tuple[str, ...]:
 
 
 def _closed(shown: str, mode: int, verb: str) -> str:
-    return (f"the user {SERVICE_USER!r} cannot {verb} {shown!r} unless its owner, group or ACL allows it "
-            f"(mode {stat.S_IMODE(mode):04o})")
+    return (
+        f"the user {SERVICE_USER!r} cannot {verb} {shown!r} unless its owner, group or ACL allows it "
+        f"(mode {stat.S_IMODE(mode):04o})"
+    )
 
 
 def _modes(path: str, root: Path) -> Iterator[tuple[str, int, bool]]:
@@ -215,7 +259,7 @@ def _modes(path: str, root: Path) -> Iterator[tuple[str, int, bool]]:
     while todo:
         part = todo.pop(0)
         shown = os.path.normpath(os.path.join(done, part))
-        if part in (".", ".."):   # back to where the way led before
+        if part in (".", ".."):  # back to where the way led before
             done = shown
             continue
         try:

@@ -156,7 +156,7 @@ class _Connection:
         self.writer = writer
         self.port = port
         self.protocol = h11.Connection(h11.CLIENT)
-        self.heard = False   # whether anything of the answer to the last question has come
+        self.heard = False  # whether anything of the answer to the last question has come
 
     async def ask(self, method: str, target: str, body: bytes) -> _Answer:
         """One request and its whole answer.
@@ -212,4 +212,4 @@ class _Connection:
         try:
             await self.writer.wait_closed()
         except OSError:
-            return   # it was reset by the other side, which is closed as well
+            return  # it was reset by the other side, which is closed as well

@@ -14,10 +14,10 @@ from ovms_scaler.host import systemd_link, unit_properties
 
 OUR_UNITS = ("ovms@*.service", "ovms.target", "ovms-scaler-proxy*.service")
 CALL_SEC = 10.0
-RELOAD_SEC = 60.0               # a reload reads every unit file of the host again
-JOB_SEC = 100.0                 # beyond systemd's own DefaultTimeoutStartSec=90s
+RELOAD_SEC = 60.0  # a reload reads every unit file of the host again
+JOB_SEC = 100.0  # beyond systemd's own DefaultTimeoutStartSec=90s
 STUCK_SEC = 30.0
-ENDED_JOBS = 64                 # results kept for who has yet to ask; those that nobody asks for fall out
+ENDED_JOBS = 64  # results kept for who has yet to ask; those that nobody asks for fall out
 
 # Errors whose D-Bus name (systemd's bus-common-errors.h) says it best; all others speak in systemd's words.
 REASONS = {
@@ -43,7 +43,7 @@ class Systemd:
         self._listeners: list[Callable[[str], None]] = []
         self._jobs: dict[int, asyncio.Future[str]] = {}
         self._ended: dict[int, str] = {}
-        self._losses = 0        # how often word of a job's end may have been missed
+        self._losses = 0  # how often word of a job's end may have been missed
         self._checks: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -251,7 +251,7 @@ class Systemd:
             try:
                 known = await self._link.call("has_job", job, what="look for a job", deadline_sec=CALL_SEC)
             except HostError:
-                return          # whatever it is ends in another "ready", or in the deadline of who waits
+                return  # whatever it is ends in another "ready", or in the deadline of who waits
             if not known:
                 self._finish_job(job, "")
 

@@ -13,7 +13,7 @@ from ovms_scaler.errors import DeadlineError, HostError
 # sd-bus gives up on a call by itself after this long: beyond every deadline of ours, so that one place
 # decides.
 BUS_TIMEOUT_SEC = 600
-LINE_BYTES = 1 << 22            # the longest answer: every unit of a large host, by name
+LINE_BYTES = 1 << 22  # the longest answer: every unit of a large host, by name
 BACKOFF_SEC = (0.05, 0.2, 1.0, 5.0)
 CLOSE_SEC = 1.0
 

@@ -29,11 +29,11 @@ MANAGER = b"org.freedesktop.systemd1.Manager"
 UNIT = b"org.freedesktop.systemd1.Unit"
 SERVICE = b"org.freedesktop.systemd1.Service"
 
-SIGNAL = 4                     # the message type, D-Bus specification, "Message Format"
+SIGNAL = 4  # the message type, D-Bus specification, "Message Format"
 STRING = ord("s")
 ARRAY = ord("a")
-CLOSE = (-1, None)             # pystemd's mark for the end of a container
-WITHOUT_HEADERS = False        # for process_reply(), which takes no keyword
+CLOSE = (-1, None)  # pystemd's mark for the end of a container
+WITHOUT_HEADERS = False  # for process_reply(), which takes no keyword
 
 # Interface, property and signature, org.freedesktop.systemd1(5). The first is read again last.
 STATE_CHANGE = (UNIT, b"StateChangeTimestampMonotonic", b"t")
@@ -155,7 +155,7 @@ class Worker:
 
     def _note_manager(self, member: bytes, body: object) -> None:
         if member == b"Reloading":
-            if not body:           # True when a reload begins, False when it is over
+            if not body:  # True when a reload begins, False when it is over
                 self._changed[""] = None
         elif member == b"JobRemoved" and isinstance(body, list):
             job, _, unit, result = body
@@ -278,7 +278,7 @@ def parse_unit_path(path: str) -> str:
 def write_line(sink: int, value: dict[str, object]) -> None:
     rest = json.dumps(value).encode() + b"\n"
     while rest:
-        rest = rest[os.write(sink, rest):]
+        rest = rest[os.write(sink, rest) :]
 
 
 def main(patterns: list[str]) -> int:

@@ -20,7 +20,7 @@ stamp_of() { cat "$@" | sha256sum | cut -d' ' -f1; }
 is_current() { [ "$(cat "$dest/.$1" 2>/dev/null || true)" = "$2" ]; }
 
 packages=$(stamp_of "$here/requirements.txt" "$here/build.sh")
-sources=$(cd "$here" && stamp_of bin/ovms $(find ovms_standin -name '*.py' | LC_ALL=C sort) build.sh)
+sources=$(cd "$here" && find bin/ovms build.sh ovms_standin -type f ! -name '*.pyc' | LC_ALL=C sort | xargs cat | sha256sum)
 did=
 
 if ! is_current packages "$packages"; then
@@ -40,7 +40,7 @@ if ! is_current packages "$packages"; then
 fi
 
 if ! is_current sources "$sources"; then
-    rm -rf "$dest/bin" "$dest/lib/python/lab"
+    rm -rf "${dest:?}/bin" "$dest/lib/python/lab"
     mkdir -p "$dest/bin" "$dest/lib/python/lab/standin"
     cp "$here/bin/ovms" "$dest/bin/ovms"
     chmod 755 "$dest/bin/ovms"
