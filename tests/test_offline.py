@@ -7,8 +7,8 @@ import machines
 import pytest
 
 from ovms_scaler.config import Config, read_config
+from ovms_scaler.core.fronts import PROXY_DIRECTORY
 from ovms_scaler.core.route import parse_route
-from ovms_scaler.core.target import PROXY_DIRECTORY
 from ovms_scaler.core.unit import drop_in_path
 from ovms_scaler.ctl.changes import Action, list_actions, list_changes, render_diff
 from ovms_scaler.errors import HostError, InputError

@@ -15,7 +15,7 @@ from ovms_scaler.errors import ConfigError, InputError, Problem
 
 CONFIG_FILE = Path("/etc/ovms-scaler/config.toml")
 # Far beyond any real configuration; a device or a log given by mistake must not fill the memory.
-MAX_FILE_BYTES = 1024 * 1024
+MAX_FILE_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

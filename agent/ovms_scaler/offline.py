@@ -8,16 +8,18 @@ from pathlib import Path
 
 from ovms_scaler.config import Config
 from ovms_scaler.core.engine import GRAPH_FILE, instance_directory
+from ovms_scaler.core.fronts import PROXY_DIRECTORY
 from ovms_scaler.core.model import ModelFacts, ModelKind
 from ovms_scaler.core.nginx import Member
 from ovms_scaler.core.route import CONFIGURATION, GENERATION
 from ovms_scaler.core.spec import Pool
-from ovms_scaler.core.target import PROXY_DIRECTORY, Target, render_proxy_files, resolve
+from ovms_scaler.core.target import Target, render_proxy_files, resolve
 from ovms_scaler.core.topology import Topology
 from ovms_scaler.core.unit import drop_in_path
 from ovms_scaler.errors import ConfigError, HostError, InputError
 from ovms_scaler.host import files
 from ovms_scaler.host.models import read_model
+from ovms_scaler.host.processes import has_ipv6
 from ovms_scaler.host.store import Store, instance_paths
 from ovms_scaler.host.sysfs import read_topology
 
@@ -65,7 +67,7 @@ def resolve_config(
     """The target, with problems that name their file. Raises ConfigError."""
     models = {pool.name: read(pool) for pool in config.spec.pool}
     try:
-        return resolve(config.spec, topology, models, port_book)
+        return resolve(config.spec, topology, models, port_book, ipv6=has_ipv6())
     except ConfigError as error:
         raise config.locate(error) from error
 

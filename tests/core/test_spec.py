@@ -216,3 +216,21 @@ def test_values_are_what_was_written() -> None:
         graph=Graph(cache_size=4),
         ovms=Ovms(flags=("--a",)),
     )
+
+
+def test_mistakes_of_every_kind_are_found_at_once() -> None:
+    """One in the type of a value hides neither one in a combination of keys nor one in another pool."""
+    document = {
+        "pool": [
+            {"name": "chat", "model_name": "a/b", "model_path": "/m", "listen": 8000},
+            {"name": "code", "model_name": "a/b"},
+            {"name": "code", "model_name": "a/b", "model_path": "/m", "nodes": ""},
+        ]
+    }
+    with pytest.raises(ConfigError) as caught:
+        parse_spec(document, Reader(lambda _: "f"))
+    assert [problem.key for problem in caught.value.problems] == [
+        "pool[0].listen",
+        "pool[2].nodes",
+        "pool[1].model_path",
+    ]

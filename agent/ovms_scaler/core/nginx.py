@@ -3,7 +3,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
 from ovms_scaler.core import nginx_text
 from ovms_scaler.core.nginx_text import block, check_name, check_number, check_path
@@ -17,6 +16,7 @@ from ovms_scaler.core.route import (
     render_route,
     route_path,
 )
+from ovms_scaler.core.spec import ProxyMode
 from ovms_scaler.errors import InputError
 
 __all__ = [
@@ -38,13 +38,6 @@ __all__ = [
 _CLIENTS = 10_000  # idle or turned-away clients that must fit beside the requests in work
 _CONNECTION_BYTES = 232 + 2 * 96  # ngx_connection_t and its two events on 64 bits, allocated at start
 _OPEN_FILES_MAX = 524_288  # systemd's default hard limit, stated in the unit
-
-
-class ProxyMode(StrEnum):
-    """How the proxy balances: requests (http) or connections, as in the OVMS guide (stream)."""
-
-    http = "http"
-    stream = "stream"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

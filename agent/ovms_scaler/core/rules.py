@@ -41,10 +41,11 @@ def parse_spec(document: Mapping[str, Any], reader: Reader) -> Spec:
     Raises ConfigError with every problem that is found in it.
     """
     spec = reader.read_table(Spec, document, "")
-    if spec is not None:
-        for index, pool in enumerate(spec.pool):
-            _check_pool(pool, f"pool[{index}]", reader)
-        _check_names(spec.pool, reader)
+    # Also with mistakes elsewhere, so that one look shows all there are.
+    pools = {path: table for path, table in reader.tables.items() if isinstance(table, Pool)}
+    for path, pool in pools.items():
+        _check_pool(pool, path, reader)
+    _check_names(pools, reader)
     if reader.problems or spec is None:
         raise ConfigError(reader.problems)
     return spec
@@ -86,13 +87,13 @@ def _check_pool(pool: Pool, here: str, reader: Reader) -> None:
             reader.problem(f"{here}.ovms.flags", f"must not contain {option!r}", _OWN_FLAGS[option])
 
 
-def _check_names(pools: tuple[Pool, ...], reader: Reader) -> None:
-    first: dict[str, int] = {}
-    for index, pool in enumerate(pools):
+def _check_names(pools: Mapping[str, Pool], reader: Reader) -> None:
+    first: dict[str, str] = {}
+    for path, pool in pools.items():
         if pool.name in first:
             reader.problem(
-                f"pool[{index}].name",
-                f"{pool.name!r} is the name of pool[{first[pool.name]}] already",
+                f"{path}.name",
+                f"{pool.name!r} is the name of {first[pool.name]} already",
                 "every pool needs a name of its own",
             )
-        first.setdefault(pool.name, index)
+        first.setdefault(pool.name, path)

@@ -15,6 +15,7 @@ from ovms_scaler.core.values import (
     PROGRAM_RULE,
     cpu_list_rule,
     listen_rule,
+    nodes_rule,
 )
 
 DEFAULT_MAX_NUM_SEQS = 256  # of LLMCalculatorOptions, llm_calculator.proto in OVMS
@@ -175,7 +176,7 @@ class Pool:
     )
     nodes: str | None = key(
         None,
-        check=cpu_list_rule,
+        check=nodes_rule,
         example='"0-2"',
         doc="NUMA nodes to use, in the kernel's list form; all by default.",
     )

@@ -55,6 +55,7 @@ class Reader:
         """``origin`` tells which file a key path stands in."""
         self._origin = origin
         self.problems: list[Problem] = []
+        self.tables: dict[str, object] = {}  # those in which nothing is wrong, by path
 
     def problem(self, path: str, rule: str, hint: str | None = None) -> None:
         self.problems.append(Problem(file=self._origin(path), key=path, rule=rule, hint=hint))
@@ -81,7 +82,11 @@ class Reader:
                 self.problem(
                     here, "is required and missing", f"for example {name} = {field.metadata['key'].example}"
                 )
-        return cls(**found) if len(self.problems) == before else None
+        if len(self.problems) != before:
+            return None
+        read = cls(**found)
+        self.tables[path] = read
+        return read
 
     def _unknown(self, here: str, name: str, known: Iterable[str]) -> None:
         close = difflib.get_close_matches(name, known, n=1)

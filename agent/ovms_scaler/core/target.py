@@ -4,18 +4,15 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import combinations
 
-from ovms_scaler.core import engine, fit, nginx
+from ovms_scaler.core import engine, fit, fronts, nginx
 from ovms_scaler.core.graph import graph_device_conflict
 from ovms_scaler.core.model import ModelFacts, ModelKind
-from ovms_scaler.core.placement import Instance, listen_port, normalise_weights, place
-from ovms_scaler.core.spec import HealthRules, Pool, Proxy, ProxyMode, Spec
+from ovms_scaler.core.placement import Instance, Layout, normalise_weights, place
+from ovms_scaler.core.spec import HealthRules, Pool, Spec
 from ovms_scaler.core.topology import Topology
 from ovms_scaler.core.unit import drop_in_path, render_drop_in
-from ovms_scaler.errors import ConfigError, InputError, Problem
-
-PROXY_DIRECTORY = "/run/ovms-scaler-proxy"
+from ovms_scaler.errors import ConfigError, InputError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,14 +52,19 @@ class Target:
 
 
 def resolve(
-    spec: Spec, topology: Topology, models: Mapping[str, ModelFacts], port_book: Mapping[str, int]
+    spec: Spec,
+    topology: Topology,
+    models: Mapping[str, ModelFacts],
+    port_book: Mapping[str, int],
+    *,
+    ipv6: bool = True,
 ) -> Target:
     """The target. ``models`` holds what is known of each pool's model, by pool name.
 
     Raises ConfigError when the parts of the configuration contradict each other or the machine.
     """
-    layout = place(spec, topology, port_book)
-    upstreams = _upstreams(spec)
+    layout = _place(spec, topology, port_book)
+    upstreams = fronts.upstream_of(spec)
     pools = {pool.name: pool for pool in spec.pool}
     weights: dict[str, int] = {}
     for name in sorted(set(upstreams.values())):
@@ -85,12 +87,24 @@ def resolve(
     slots = sum(one.max_conns for one in wanted.values())
     return Target(
         wanted=wanted,
-        fronts=_fronts(spec, upstreams, layout.instances),
-        proxy=_proxy_settings(spec.proxy, topology, slots),
+        fronts=fronts.fronts_of(spec, upstreams, layout.instances),
+        proxy=fronts.proxy_settings(spec.proxy, topology, slots=slots, ipv6=ipv6),
         port_book=layout.port_book,
         health=spec.health,
         warnings=tuple(dict.fromkeys(warnings)),
     )
+
+
+def _place(spec: Spec, topology: Topology, port_book: Mapping[str, int]) -> Layout:
+    """The layout. Raises ConfigError with what is wrong with it and with where clients are to connect."""
+    problems = fronts.listen_problems(spec)
+    try:
+        layout = place(spec, topology, port_book)
+    except ConfigError as error:
+        raise ConfigError([*error.problems, *problems]) from error
+    if problems:
+        raise ConfigError(problems)
+    return layout
 
 
 def render_proxy_files(target: Target, members: Mapping[str, tuple[nginx.Member, ...]]) -> nginx.ProxyFiles:
@@ -131,7 +145,7 @@ def _want(instance: Instance, pool: Pool, spec: Spec, model: ModelFacts, upstrea
             instance, problem=instance.problem or error.message, hint=instance.hint or error.hint
         )
     command = engine.render_command(instance, pool, spec.engine, model)
-    drop_in = render_drop_in(instance, command, model=_served(pool))
+    drop_in = render_drop_in(instance, command, model=fronts.served(pool))
     expected = engine.expected_names(pool, model)
     return Wanted(
         instance=instance,
@@ -141,98 +155,4 @@ def _want(instance: Instance, pool: Pool, spec: Spec, model: ModelFacts, upstrea
         warm=expected if model.generates else (),
         max_conns=engine.room(pool),
         argv=command.argv,
-    )
-
-
-def _served(pool: Pool) -> str:
-    """What a client gets from the pool; pools with the same answer for each other."""
-    return pool.config_path or str(pool.model_name)
-
-
-def _upstreams(spec: Spec) -> dict[str, str]:
-    """The upstream of each pool: pools with one ``listen`` and one model share that of the first."""
-    first: dict[tuple[str, str], str] = {}
-    return {pool.name: first.setdefault((pool.listen, _served(pool)), pool.name) for pool in spec.pool}
-
-
-def _fronts(
-    spec: Spec, upstreams: Mapping[str, str], instances: tuple[Instance, ...]
-) -> tuple[nginx.Front, ...]:
-    by_listen: dict[str, list[Pool]] = {}
-    for pool in spec.pool:
-        by_listen.setdefault(pool.listen, []).append(pool)
-    _check_listen(spec)
-    fronts = []
-    for listen, pools in by_listen.items():
-        heads = [pool for pool in pools if upstreams[pool.name] == pool.name]
-        fronts.append(
-            nginx.Front(
-                listen=(listen,),
-                upstreams=tuple(
-                    nginx.Upstream(
-                        name=head.name,
-                        title=_served(head),
-                        prefix="" if len(heads) == 1 else head.name,
-                        members_all=tuple(
-                            (one.id, one.port) for one in instances if upstreams[one.pool] == head.name
-                        ),
-                    )
-                    for head in heads
-                ),
-            )
-        )
-    return tuple(fronts)
-
-
-def _check_listen(spec: Spec) -> None:
-    """Refuse addresses that nginx could not bind side by side, and modes that cannot tell models apart."""
-    problems: list[Problem] = []
-    for (_, one), (index, pool) in combinations(enumerate(spec.pool), 2):
-        if not _collide(one.listen, pool.listen):
-            continue
-        if one.listen != pool.listen:
-            problems.append(
-                Problem(
-                    file="",
-                    key=f"pool[{index}].listen",
-                    rule=f"must not overlap with {one.listen!r} of pool {one.name!r}, not {pool.listen!r}",
-                    hint="write both alike to share it, or use another port",
-                )
-            )
-        elif spec.proxy.mode is ProxyMode.stream and _served(one) != _served(pool):
-            problems.append(
-                Problem(
-                    file="",
-                    key=f"pool[{index}].listen",
-                    rule=f'must not be shared by different models in mode "stream": {pool.listen!r} is '
-                    f"that of pool {one.name!r} too",
-                    hint='give the pool a port of its own, or use mode = "http"',
-                )
-            )
-    if problems:
-        raise ConfigError(problems)
-
-
-def _collide(one: str, two: str) -> bool:
-    """Whether two listen values cannot be bound by different servers; a bare port is every address."""
-    if listen_port(one) != listen_port(two):
-        return False
-    everywhere = {"", "0.0.0.0", "[::]"}
-    hosts = {value.rpartition(":")[0] for value in (one, two)}
-    return len(hosts) == 1 or bool(hosts & everywhere)
-
-
-def _proxy_settings(proxy: Proxy, topology: Topology, slots: int) -> nginx.ProxySettings:
-    memory = sum(node.memory_bytes or 0 for node in topology.nodes)
-    size = nginx.size_proxy(cpu_count=len(topology.allowed), memory_bytes=memory, slots=slots)
-    return nginx.ProxySettings(
-        worker_processes=size.worker_processes,
-        worker_connections=size.worker_connections,
-        open_files=size.open_files,
-        mode=nginx.ProxyMode(proxy.mode.value),
-        read_timeout_sec=proxy.read_timeout_sec,
-        shutdown_timeout_sec=proxy.shutdown_timeout_sec,
-        retry_after_sec=proxy.retry_after_sec,
-        client_max_body_bytes=proxy.client_max_body_bytes,
-        directory=PROXY_DIRECTORY,
     )

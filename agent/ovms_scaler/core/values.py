@@ -27,6 +27,11 @@ def cpu_list_rule(text: str) -> str | None:
     return None
 
 
+def nodes_rule(text: str) -> str | None:
+    """The rule that ``text`` breaks as a choice of nodes."""
+    return cpu_list_rule(text) or (None if text.strip() else "must name a node at least")
+
+
 def listen_rule(text: str) -> str | None:
     """The rule that ``text`` breaks as a place for clients to connect."""
     match = re.fullmatch(

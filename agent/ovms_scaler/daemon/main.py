@@ -16,7 +16,8 @@ import structlog
 
 from ovms_scaler import __version__, log, offline
 from ovms_scaler.config import CONFIG_FILE, Config
-from ovms_scaler.core.target import PROXY_DIRECTORY, Target
+from ovms_scaler.core.fronts import PROXY_DIRECTORY
+from ovms_scaler.core.target import Target
 from ovms_scaler.daemon.agent import Agent
 from ovms_scaler.daemon.apply import Applier
 from ovms_scaler.daemon.control import Control
@@ -54,7 +55,7 @@ def main() -> None:
     options = parser.parse_args()
     log.configure()
     try:
-        with _only_one(LOCK):
+        with only_one(LOCK):
             asyncio.run(_run(options.config))
     except ScalerError as error:
         logger.critical("agent cannot run", error=error.message, hint=error.hint)
@@ -131,7 +132,7 @@ def _uid(user: str) -> int | None:
 
 
 @contextlib.contextmanager
-def _only_one(path: Path) -> Iterator[None]:
+def only_one(path: Path) -> Iterator[None]:
     """Hold the lock that tells agents apart; the kernel frees it however the process ends."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

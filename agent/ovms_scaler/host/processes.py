@@ -60,3 +60,8 @@ def read_connections(
     except OSError as error:
         raise HostError(f"cannot read /proc/net/tcp: {error.strerror}") from error
     return dict(found)
+
+
+def has_ipv6(root: Path = Path("/")) -> bool:
+    """Whether the kernel has IPv6: proc_net(5) has if_inet6 then."""
+    return (root / "proc" / "net" / "if_inet6").exists()
