@@ -215,6 +215,19 @@ async def test_memory_that_cannot_be_written_is_a_problem_and_the_plan_goes_on(h
         assert "cannot write" in str(run.agent.document()["problems"])
 
 
+async def test_action_that_fails_is_a_problem_until_it_succeeds(host: DaemonHost) -> None:
+    host.configure()
+    host.engine().body = SERVING
+    blocked = host.root / "run/ovms-scaler/instances"
+    blocked.parent.mkdir(parents=True, exist_ok=True)
+    blocked.write_text("a file where a directory must be")
+    async with running(host) as run:
+        await run.until(lambda: "cannot write" in str(run.agent.document()["problems"]))
+        blocked.unlink()
+        await run.until(lambda: run.routed)
+        await run.until(lambda: run.agent.document()["problems"] == [])
+
+
 async def test_word_that_comes_during_a_pass_leads_to_another(host: DaemonHost) -> None:
     host.configure()
     host.engine().body = SERVING

@@ -58,7 +58,7 @@ async def test_a_write_that_fails_skips_the_start_of_that_instance_only(host: Da
     (host.root / "run/ovms-scaler/instances").mkdir(parents=True)
     (host.root / "run/ovms-scaler/instances/chat-numa0").write_text("a file where a directory must be")
     both = host.target(nodes=2).wanted
-    await host.applier.apply(
+    failures = await host.applier.apply(
         of(
             Write(instance="chat-numa0", files=both["chat-numa0"].files),
             Start(instance="chat-numa0"),
@@ -67,6 +67,9 @@ async def test_a_write_that_fails_skips_the_start_of_that_instance_only(host: Da
         )
     )
     await settle(host)
+    assert [failure.partition(":")[0] for failure in failures] == [
+        f"cannot write {host.root}/run/ovms-scaler/instances/chat-numa0/graph.pbtxt"
+    ]
     assert [call for call in host.units.calls if call[0] == "start"] == [
         ("start", "ovms@chat-numa1.service")
     ]

@@ -481,6 +481,17 @@ async def test_a_route_of_a_process_that_ended_meanwhile_is_not_written(front: F
     assert (await front.proxy.nginx.install(front.files(restarted, member(second)))).withheld == ()
 
 
+async def test_files_that_cannot_be_written_are_reported_and_the_proxy_runs_on(front: Front) -> None:
+    first, second = front.engines
+    await front.install(member(first))
+    lock = front.proxy.directory / "lock"
+    lock.unlink()
+    lock.mkdir()
+    with pytest.raises(HostError, match=rf"cannot write the proxy's files: Is a directory: {lock}"):
+        await front.proxy.nginx.install(front.files(member(second)))
+    assert (await front.ask()).headers["x-ovms-instance"] == "chat-numa0"
+
+
 async def test_an_instance_that_stops_during_a_failed_change_is_not_put_back(front: Front) -> None:
     first, second = front.engines
     await front.install(member(first), member(second))

@@ -57,7 +57,7 @@ class Agent:
         self._plan: Plan | None = None
         self._since: dict[str, Since] = {}
         self._allow_outage = False
-        self._failed = False
+        self._failures: tuple[str, ...] = ()
         self._wake = asyncio.Event()
 
     def wake(self, _unit: str = "") -> None:
@@ -117,6 +117,7 @@ class Agent:
     def document(self) -> Document:
         """The status, as ``ovms-scalerctl status --json`` prints it."""
         problems = [*self._observer.problems, *([self._store_error] if self._store_error else [])]
+        problems += self._failures
         return status_document(
             self._target,
             self._facts,
@@ -163,16 +164,16 @@ class Agent:
 
     async def _act(self) -> None:
         """Carry the plan out, and have the next pass begin at once if that went well."""
-        self._failed = False
         if self._plan is None or not self._plan.actions:
+            self._failures = ()
             return
-        self._failed = not await self._applier.apply(self._plan)
-        if not self._failed:
+        self._failures = await self._applier.apply(self._plan)
+        if not self._failures:
             self.wake()
 
     async def _wait(self) -> None:
         """Until something happens; after a failure for a while, as what happens may be that failure."""
-        if self._failed:
+        if self._failures:
             await asyncio.sleep(FAILED_PASS_SEC)
             return
         timeout = PASS_INTERVAL_SEC

@@ -40,12 +40,13 @@ class Applier:
         self._settled = settled
         self._jobs: set[asyncio.Task[None]] = set()
 
-    async def apply(self, plan: Plan) -> bool:
+    async def apply(self, plan: Plan) -> tuple[str, ...]:
         """Every action of the plan; after one that fails, its instance's others wait for the next pass.
 
-        False when one failed.
+        What went wrong, as sentences for people; empty when nothing did.
         """
         failed: set[str] = set()
+        failures: list[str] = []
         for action in plan.actions:
             instance = getattr(action, "instance", "")
             if instance and instance in failed:
@@ -53,9 +54,10 @@ class Applier:
             try:
                 await self._apply(action)
             except HostError as error:
-                failed.add(instance or action.describe())
+                failed.add(instance)
+                failures.append(error.message)
                 log.error("action failed", action=action.describe(), error=error.message, hint=error.hint)
-        return not failed
+        return tuple(failures)
 
     def forget_refusals(self) -> None:
         """Have what was refused tried again at once, as the administrator may have removed the cause."""

@@ -7,7 +7,7 @@ import fcntl
 import os
 import shutil
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -124,8 +124,9 @@ class Nginx:
     async def _check(self, wanted: ProxyFiles) -> None:
         """Let nginx read a copy, as the proxy's user in its sandbox: as root it leaves files of root's."""
         candidate = self._directory / "candidate"
-        if candidate.exists():
-            shutil.rmtree(candidate)
+        with _explained():
+            if candidate.exists():
+                shutil.rmtree(candidate)
         for name, text in wanted.files.items():
             files.write_text(candidate / name, text)
         result = await self._jobs.start(CHECK_UNIT)
@@ -141,14 +142,18 @@ class Nginx:
 
         No fsync: the directory is in memory.
         """
-        async with self._lock():
-            left, present = self._without_ended(wanted), self.read().files
-            for name in sorted(left.files.keys() - {route.GENERATION}, key=_writing_order):
-                files.write_text(self._directory / name, left.files[name])
-            for name in present.keys() - left.files.keys():
-                (self._directory / name).unlink(missing_ok=True)
-                files.remove_empty((self._directory / name).parent)
-            files.write_text(self._directory / route.GENERATION, left.files[route.GENERATION])
+        with _explained():
+            async with self._lock():
+                return self._write_locked(wanted)
+
+    def _write_locked(self, wanted: Mapping[str, str]) -> ProxyFiles:
+        left, present = self._without_ended(wanted), self.read().files
+        for name in sorted(left.files.keys() - {route.GENERATION}, key=_writing_order):
+            files.write_text(self._directory / name, left.files[name])
+        for name in present.keys() - left.files.keys():
+            (self._directory / name).unlink(missing_ok=True)
+            files.remove_empty((self._directory / name).parent)
+        files.write_text(self._directory / route.GENERATION, left.files[route.GENERATION])
         return left
 
     async def _activate(self, generation: str, *, running: str | None) -> None:
@@ -240,6 +245,16 @@ class Nginx:
                     f"cannot write the proxy's files: {file.name} is locked for {self._deadline_sec:g} s"
                 ) from None
             yield
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """What the kernel refuses (a read-only file system, say) as a sentence for people."""
+    try:
+        yield
+    except OSError as error:
+        why = f"{error.strerror or error}: {error.filename}"
+        raise HostError(f"cannot write the proxy's files: {why}", hint="mount and dmesg say more") from error
 
 
 def _writing_order(name: str) -> tuple[bool, str]:
