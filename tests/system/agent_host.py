@@ -153,6 +153,11 @@ def read_pids(host: Host) -> dict[str, int]:
     return {name.removeprefix("ovms@").removesuffix(".service"): pid for name, pid in pids.items() if pid}
 
 
+def read_command(host: Host, pid: int) -> list[str]:
+    """The command line of a process, empty when there is none of that id any more."""
+    return host.run("cat", f"/proc/{pid}/cmdline", check=False).stdout.split("\0")
+
+
 def read_agent_pid(host: Host) -> int:
     """The agent's main process."""
     return int(host.properties(AGENT, "MainPID")["MainPID"])

@@ -53,10 +53,6 @@ def read_passage(host: Host, name: str) -> Passage:
     )
 
 
-def read_command(host: Host, pid: int) -> list[str]:
-    return host.read(f"/proc/{pid}/cmdline").split("\0")
-
-
 def wait_until_changed(host: Host, before: dict[str, int]) -> None:
     """Wait until every instance is another process, and in rotation."""
 
@@ -83,7 +79,7 @@ def test_change_rolls_through_the_instances_without_a_lost_or_cut_answer(host: H
         traffic.wait_for_answers(host)
     traffic.assert_unharmed()
     for pid in agent_host.read_pids(host).values():
-        assert "DEBUG" in read_command(host, pid)
+        assert "DEBUG" in agent_host.read_command(host, pid)
     passages = sorted((read_passage(host, name) for name in before), key=lambda one: one.ended)
     for one in passages:
         # A drop-in is never written while its unit runs.
@@ -113,7 +109,7 @@ def test_change_of_the_only_instance_needs_permission(host: Host) -> None:
     assert agent_host.read_footprint(host)["engines"] == before["engines"]
     assert agent_host.reload(host, "", OUTAGE).returncode == 0
     wait_until_changed(host, before["engines"])
-    assert "DEBUG" in read_command(host, agent_host.read_pids(host)["chat-numa0"])
+    assert "DEBUG" in agent_host.read_command(host, agent_host.read_pids(host)["chat-numa0"])
 
 
 def test_joining_the_halves_of_a_node_needs_permission_and_then_happens(host: Host) -> None:
