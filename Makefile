@@ -31,7 +31,7 @@ format: setup ## let ruff rewrite the Python files
 	@.venv/bin/ruff check --fix --quiet; .venv/bin/ruff format --quiet
 
 test: setup ## the fast tier: unit tests against real files, sockets and nginx
-	@$(PYTEST) --timeout 60 $(PYTEST_ARGS)
+	@$(PYTEST) 10m --timeout 60 $(PYTEST_ARGS)
 
 image: setup ## root file systems of the lab's hosts
 	@$(PYTHON) -m lab.image $(DIST)
@@ -46,7 +46,7 @@ standin: setup ## the stand-in for the ovms program, with its model
 	@tests/lab/standin/build.sh "$(OVMS_SCALER_CACHE)/ovms-standin"
 
 system: image deb standin ## the integration tier: disposable systemd hosts with the package installed
-	@$(PYTEST) -m system --timeout 600 $(PYTEST_ARGS)
+	@$(PYTEST) 45m -m system --timeout 600 $(PYTEST_ARGS)
 
 bench: deb standin ## measure the agent and print the numbers
 	@$(PYTHON) -m bench

@@ -1,10 +1,15 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # Runs pytest with a directory for temporary files that no other run shares, and removes it afterwards.
+# Usage: pytest.sh LIMIT [OPTION...]    LIMIT is for all tests together, such as 10m
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 # Short, because tests make Unix sockets in it, whose paths are limited to 107 bytes.
 PYTEST_DEBUG_TEMPROOT=$(mktemp --directory /tmp/ovms.XXXXXX)
 export PYTEST_DEBUG_TEMPROOT
 trap 'rm -rf "$PYTEST_DEBUG_TEMPROOT"' EXIT
-"$root/.venv/bin/python" -m pytest --quiet -p no:cacheprovider "$@"
+limit=$1
+shift
+# The time limit of one test interrupts it once; what swallows that would otherwise hang for good.
+timeout --foreground --signal=INT --kill-after=30s "$limit" \
+    "$root/.venv/bin/python" -m pytest --quiet -p no:cacheprovider "$@"
