@@ -139,7 +139,7 @@ async def daemon_host(root: Path) -> AsyncIterator[DaemonHost]:
         proxy_uid=PROXY_UID,
         root=root,
     )
-    applier = Applier(units=units, proxy=proxy, store=store, memory=memory)
+    applier = Applier(units=units, proxy=proxy, store=store, memory=memory, settled=lambda: made[0].wake())
     host = DaemonHost(
         root=root,
         units=units,

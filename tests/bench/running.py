@@ -45,6 +45,11 @@ NUMAPolicy=default
 NUMAMask=
 AllowedMemoryNodes=
 """
+# In its sandbox the agent has a /proc of its own.
+SHOWN = """\
+[Service]
+BindReadOnlyPaths=/bench/proc/1/status:/proc/1/status
+"""
 # Whole processes, timed beside each other inside, where nothing but the process itself is in between.
 TIMER = """\
 import json, subprocess, sys, time
@@ -87,7 +92,9 @@ def show_machine(host: Host) -> None:
         """
     )
     host.write("/etc/systemd/system/ovms@.service.d/99-bench.conf", FREE)
+    host.write("/etc/systemd/system/ovms-scaler.service.d/bench.conf", SHOWN)
     host.write("/root/timer.py", TIMER)
+    host.run("systemctl", "daemon-reload")
 
 
 def measure_agent(host: Host, instances: int) -> Iterator[Measured]:

@@ -54,7 +54,8 @@ def _exchange(method: str, target: str, path: Path, timeout_sec: float) -> tuple
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout_sec)
             connection.connect(str(path))
-            connection.sendall(f"{method} {target} HTTP/1.0\r\nHost: ovms-scaler\r\nContent-Length: 0\r\n\r\n".encode())
+            request = f"{method} {target} HTTP/1.0\r\nHost: ovms-scaler\r\nContent-Length: 0\r\n\r\n"
+            connection.sendall(request.encode())
             return _read_answer(connection)
     except FileNotFoundError as error:
         raise _unreachable(f"there is no socket {path}, so it does not run", START) from error

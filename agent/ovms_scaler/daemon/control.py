@@ -54,6 +54,9 @@ class Control:
 
     async def close(self) -> None:
         if self._runner is not None:
+            # aiohttp would wait a minute for who has sent half a request; the answers take no time.
+            for connection in self._runner.server.connections if self._runner.server is not None else ():
+                connection.force_close()
             await self._runner.cleanup()
             with contextlib.suppress(OSError):
                 self._path.unlink()

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control socket over a real Unix socket, with clients that are well and badly behaved."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from daemon_host import CONFIG, DaemonHost, Running, running
+
+from ovms_scaler.daemon.control import MAX_REQUEST_BYTES, Control
+from ovms_scaler.errors import HostError
+
+NOBODY = 65534
+LIMIT_SEC = 10
+ASK_AS_SOMEBODY = """\
+import os, socket, sys
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(int(sys.argv[2]))
+    os.setuid(int(sys.argv[2]))
+client = socket.socket(socket.AF_UNIX)
+client.connect(sys.argv[1])
+client.sendall(f"{sys.argv[3]} {sys.argv[4]} HTTP/1.0\\r\\nContent-Length: 0\\r\\n\\r\\n".encode())
+while block := client.recv(65536):
+    sys.stdout.buffer.write(block)
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """An agent whose control socket is open, in a directory that everybody may enter."""
+
+    run: Running
+    socket: Path
+
+    @property
+    def host(self) -> DaemonHost:
+        return self.run.host
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """pytest's own directories are closed to others."""
+    directory = Path(tempfile.mkdtemp(prefix="ovms-control-", dir="/tmp"))
+    directory.chmod(0o755)
+    yield directory
+    left = [path.name for path in directory.iterdir()]
+    shutil.rmtree(directory)
+    assert left == []
+
+
+@pytest.fixture
+async def served(host: DaemonHost, open_directory: Path) -> AsyncIterator[Served]:
+    host.configure()
+    path = open_directory / "control.sock"
+    # What an agent that was killed leaves is replaced.
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    async with running(host) as run:
+        control = Control(run.agent, path)
+        await control.open()
+        try:
+            yield Served(run=run, socket=path)
+        finally:
+            await control.close()
+
+
+async def ask(served: Served, method: str, target: str, **options: Any) -> tuple[int, Any]:
+    """Status and JSON of the answer, whatever the status is."""
+    connector = aiohttp.UnixConnector(path=str(served.socket))
+    timeout = aiohttp.ClientTimeout(total=LIMIT_SEC)
+    async with (
+        aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+        session.request(method, f"http://agent{target}", **options) as answer,
+    ):
+        assert answer.content_type == "application/json"
+        return answer.status, await answer.json()
+
+
+def message(answer: object) -> str:
+    assert isinstance(answer, dict)
+    return str(answer["error"]["message"])
+
+
+async def test_status_is_the_agents_document(served: Served) -> None:
+    await served.run.until_state("loading")
+    status, document = await ask(served, "GET", "/v1/status")
+    assert status == 200
+    assert document == json.loads(json.dumps(served.run.agent.document()))
+    assert [one["id"] for one in document["instances"]] == ["chat-numa0"]
+
+
+async def test_reload_takes_the_configuration(served: Served) -> None:
+    served.host.configure(CONFIG.replace('"chat"', '"code"'))
+    assert await ask(served, "POST", "/v1/reload") == (200, {"accepted": True, "instances": 1})
+    await served.run.until(lambda: served.run.read("code-numa0") != {})
+
+
+async def test_a_bad_configuration_comes_back_with_every_problem(served: Served) -> None:
+    served.host.configure(CONFIG + "a = 1\nb = 2\n")
+    status, answer = await ask(served, "POST", "/v1/reload")
+    assert status == 400
+    assert len(answer["error"]["problems"]) == 2
+    assert "health.a: is not a key of this table" in answer["error"]["problems"][0]
+
+
+async def test_a_corrupt_port_book_comes_back_with_the_way_out(served: Served) -> None:
+    (served.host.root / "var/lib/ovms-scaler/ports.json").write_text("{")
+    status, answer = await ask(served, "POST", "/v1/reload")
+    assert status == 400
+    assert "cannot use the port book" in message(answer)
+    assert "hint: restore it" in message(answer)
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "status", "words"),
+    [
+        pytest.param("GET", "/", 404, "GET /: Not Found", id="no such path"),
+        pytest.param("GET", "/v1/reload", 405, "GET /v1/reload: Method Not Allowed", id="not to be read"),
+        pytest.param("POST", "/v1/status", 405, "Method Not Allowed", id="not to be changed"),
+        pytest.param(
+            "POST", "/v1/reload?allow_outage=yes", 400, "allow_outage must be 0 or 1, not 'yes'", id="a word"
+        ),
+    ],
+)
+async def test_wrong_requests_are_answered_in_json(
+    served: Served, method: str, target: str, status: int, words: str
+) -> None:
+    found, answer = await ask(served, method, target)
+    assert found == status
+    assert words in message(answer)
+
+
+async def test_a_large_body_is_not_looked_at(served: Served) -> None:
+    assert (await ask(served, "POST", "/v1/reload", data=b"x" * (4 * MAX_REQUEST_BYTES)))[0] == 200
+    assert (await ask(served, "GET", "/v1/status"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\0" * 100,
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"\xff\xfe" * 40000,
+        b"A" * 100_000 + b"\r\n\r\n",
+    ],
+    ids=["zeros", "half a line", "another protocol", "bytes without end", "a line without end"],
+)
+async def test_garbage_is_refused_and_harms_nobody(served: Served, garbage: bytes) -> None:
+    reader, writer = await asyncio.open_unix_connection(str(served.socket))
+    try:
+        writer.write(garbage)
+        writer.write_eof()
+        async with asyncio.timeout(LIMIT_SEC):
+            answer = await reader.read()
+    finally:
+        writer.close()
+    assert answer == b"" or answer.startswith((b"HTTP/1.0 4", b"HTTP/1.1 4"))
+    assert (await ask(served, "GET", "/v1/status"))[0] == 200
+
+
+async def test_a_client_that_says_nothing_more_holds_up_nobody(served: Served) -> None:
+    slow = [await asyncio.open_unix_connection(str(served.socket)) for _ in range(20)]
+    try:
+        for _, writer in slow:
+            writer.write(b"POST /v1/reload HTTP/1.1\r\nContent-Length: 10\r\nHost: a")
+            await writer.drain()
+        answers = await asyncio.gather(*(ask(served, "GET", "/v1/status") for _ in range(5)))
+        assert [status for status, _ in answers] == [200] * 5
+    finally:
+        for _, writer in slow:
+            writer.close()
+
+
+async def test_an_agent_that_ends_waits_for_no_client(host: DaemonHost, open_directory: Path) -> None:
+    host.configure()
+    control = Control(host.start_agent(), open_directory / "control.sock")
+    await control.open()
+    clients = [await asyncio.open_unix_connection(str(open_directory / "control.sock")) for _ in range(3)]
+    for (_, writer), part in zip(
+        clients, (b"", b"GET /v1/st", b"POST /v1/status HTTP/1.1\r\n"), strict=True
+    ):
+        writer.write(part)
+    async with asyncio.timeout(LIMIT_SEC):
+        await control.close()
+    for reader, writer in clients:
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        writer.close()
+
+
+async def test_reloads_at_once_are_all_answered(served: Served) -> None:
+    answers = await asyncio.gather(*(ask(served, "POST", "/v1/reload") for _ in range(5)))
+    assert [answer for _, answer in answers] == [{"accepted": True, "instances": 1}] * 5
+
+
+def ask_as(uid: int, path: Path, method: str, target: str) -> str:
+    command = [sys.executable, "-c", ASK_AS_SOMEBODY, str(path), str(uid), method, target]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_SEC, check=True)
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "expected"),
+    [
+        pytest.param("GET", "/v1/status", "200", id="may look"),
+        pytest.param("POST", "/v1/reload", "403", id="may not change"),
+        pytest.param("DELETE", "/v1/status", "403", id="nor try to"),
+    ],
+)
+async def test_others_may_look_and_not_act(served: Served, method: str, target: str, expected: str) -> None:
+    """Only root can become somebody else; another user's tests are run by the one who may do everything."""
+    is_root = os.geteuid() == 0
+    answer = await asyncio.to_thread(
+        ask_as, NOBODY if is_root else os.geteuid(), served.socket, method, target
+    )
+    status = answer.split(" ")[1]
+    assert status == expected if is_root else status != "403"
+    if status == "403":
+        assert "only root and the group ovms-scaler may do this" in answer
+
+
+async def test_a_socket_that_cannot_be_made_is_told(host: DaemonHost) -> None:
+    host.configure()
+    control = Control(host.start_agent(), host.root / "missing" / "control.sock")
+    with pytest.raises(HostError, match=r"cannot listen on .*/missing/control\.sock: No such file"):
+        await control.open()
+    await control.close()
