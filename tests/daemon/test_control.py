@@ -190,16 +190,18 @@ async def test_an_agent_that_ends_waits_for_no_client(host: DaemonHost, open_dir
     control = Control(host.start_agent(), open_directory / "control.sock")
     await control.open()
     clients = [await asyncio.open_unix_connection(str(open_directory / "control.sock")) for _ in range(3)]
-    for (_, writer), part in zip(
-        clients, (b"", b"GET /v1/st", b"POST /v1/status HTTP/1.1\r\n"), strict=True
-    ):
+    parts = (b"", b"GET /v1/st", b"POST /v1/status HTTP/1.1\r\n")
+    for (reader, writer), part in zip(clients, parts, strict=True):
+        writer.write(b"GET / HTTP/1.1\r\nHost: agent\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
         writer.write(part)
+        await writer.drain()
     async with asyncio.timeout(LIMIT_SEC):
         await control.close()
-    for reader, writer in clients:
-        with contextlib.suppress(ConnectionResetError):
-            assert await reader.read() == b""
-        writer.close()
+        for reader, writer in clients:
+            with contextlib.suppress(ConnectionResetError):
+                await reader.read()
+            writer.close()
 
 
 async def test_reloads_at_once_are_all_answered(served: Served) -> None:

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The documents that others rely on: their keys, and values that are JSON."""
+
+import json
+
+import world
+from world import World
+
+from ovms_scaler.core.facts import Facts
+from ovms_scaler.core.plan import plan
+from ovms_scaler.core.status import Document, Since, instance_document, status_document
+
+
+def document(host: World | None = None, **options: str) -> Document:
+    target = world.target()
+    facts = host.facts(target) if host is not None else Facts()
+    planned = plan(target, facts)
+    since = {name: Since(state=verdict.state, since=17.5) for name, verdict in planned.verdicts.items()}
+    made = status_document(
+        target,
+        facts,
+        planned,
+        since,
+        config_file="/etc/ovms-scaler/config.toml",
+        config_error=options.get("config_error", ""),
+        problems=("systemd is silent",),
+    )
+    loaded: Document = json.loads(json.dumps(made))
+    return loaded
+
+
+def first(status: Document) -> dict[str, object]:
+    instances = status["instances"]
+    assert isinstance(instances, list)
+    found: dict[str, object] = instances[0]
+    return found
+
+
+def test_an_instance_of_the_plan_has_the_keys_that_are_relied_on() -> None:
+    entry = instance_document(world.target().instances[0])
+    assert json.loads(json.dumps(entry)) == {
+        "id": "chat-numa0", "unit": "ovms@chat-numa0.service", "pool": "chat", "device": "CPU", "node": 0,
+        "cpus": "0-3", "memory_nodes": "0", "inference_threads": 2, "port": 8003, "weight": 1, "gpus": [],
+        "render_nodes": [], "memory": "bind", "problem": None, "hint": None,
+    }  # fmt: skip
+
+
+def test_status_of_what_serves() -> None:
+    host = World()
+    host.settle(world.target())
+    status = document(host)
+    assert first(status) == {
+        "id": "chat-numa0", "state": "ready", "reason": "", "hint": "", "since": 17.5, "port": 8003,
+        "in_rotation": True, "unit": "ovms@chat-numa0.service", "pool": "chat", "device": "CPU", "node": 0,
+        "cpus": "0-3", "memory_nodes": "0", "weight": 1, "pid": host.units["chat-numa0"].main_pid,
+        "restarts": 0,
+    }  # fmt: skip
+    proxy = status["proxy"]
+    assert isinstance(proxy, dict)
+    assert (proxy["generation"], proxy["state"], proxy["listen"]) == (
+        host.proxy.generation,
+        "active",
+        ["8000"],
+    )
+    assert status["problems"] == ["systemd is silent"]
+
+
+def test_status_of_what_does_not_run() -> None:
+    entry = first(document(World()))
+    assert (entry["state"], entry["in_rotation"], entry["pid"]) == ("starting", False, None)
+
+
+def test_status_while_systemd_is_silent_explains_every_instance() -> None:
+    entry = first(document())
+    assert (entry["state"], entry["reason"]) == ("absent", "systemd has not answered yet")
+
+
+def test_status_of_one_that_is_no_longer_wanted() -> None:
+    host, both = World(), world.target(nodes=3)
+    host.settle(both)
+    instances = document(host)["instances"]
+    assert isinstance(instances, list)
+    gone = instances[-1]
+    assert (gone["id"], gone["port"], gone["pool"], gone["state"]) == (
+        "chat-numa2",
+        None,
+        None,
+        "draining",
+    )
+
+
+def test_status_before_anything_is_known() -> None:
+    status = status_document(
+        None, Facts(), None, {}, config_file="/c", config_error="not there", problems=()
+    )
+    assert status == {
+        "instances": [],
+        "proxy": {"generation": None, "state": None, "error": "", "listen": []},
+        "config": {"file": "/c", "error": "not there"},
+        "warnings": [],
+        "problems": [],
+    }
