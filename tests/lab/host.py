@@ -4,7 +4,6 @@
 import atexit
 import contextlib
 import itertools
-import json
 import shutil
 import socket
 import subprocess
@@ -13,7 +12,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import ClassVar, Self
 
 from lab import commands, keeping, netns, paths
@@ -65,15 +63,15 @@ class Host:
         keeping.reap()
         host = cls(name=name or f"{image.release}{next(cls.numbers)}", image=image)
         cls.live.append(host)
-        inside = [(str(source), target, False) for target, source in (binds or {}).items()]
-        inside += [(str(source), target, True) for target, source in (writable_binds or {}).items()]
+        shown = [(str(source), target, False) for target, source in (binds or {}).items()]
+        lent = [(str(source), target, True) for target, source in (writable_binds or {}).items()]
         spec = {
             "name": host.name,
             "uuid": uuid.uuid4().hex,
             "directory": str(host.mount_point),
             "layers": [str(layer) for layer in image.layers],
             "console": str(host.console_path),
-            "binds": inside,
+            "binds": shown + lent,
             "memory_bytes": memory_bytes,
             "disk_bytes": disk_bytes,
             "tasks": tasks,
@@ -89,9 +87,7 @@ class Host:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -239,15 +235,11 @@ class Host:
         timeout_sec: float = 30,
     ) -> netns.Response:
         """One HTTP request to a port or a Unix socket inside. A `body` that is not bytes is sent as JSON."""
-        fields = dict(headers or {})
-        if body is not None and not isinstance(body, bytes):
-            body = json.dumps(body).encode()
-            fields.setdefault("Content-Type", "application/json")
         if unix:
             connection = netns.connect_unix(self._running(), unix, timeout_sec)
         else:
             connection = self.connect(port, timeout_sec=timeout_sec)
-        return netns.request(connection, method, path, body, fields)
+        return netns.request(connection, method, path, body, headers or {})
 
     def wait_for(self, condition: str | Callable[[], object], timeout_sec: float, what: str) -> None:
         """Ask again and again, for what has no event, until `condition` (a function or a shell test) holds.

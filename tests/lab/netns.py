@@ -65,13 +65,20 @@ def connect_unix(pid: int, path: str, timeout_sec: float) -> socket.socket:
 
 
 def request(
-    connection: socket.socket, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
+    connection: socket.socket, method: str, path: str, body: object, headers: Mapping[str, str]
 ) -> Response:
-    """One HTTP/1.1 request over `connection`, which is closed afterwards."""
+    """One HTTP/1.1 request over `connection`, which is closed afterwards.
+
+    A `body` that is neither None nor bytes is sent as JSON.
+    """
+    fields = {"Connection": "close", **headers}
+    content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+    if content is not body:
+        fields.setdefault("Content-Type", "application/json")
     client = http.client.HTTPConnection("localhost")
     client.sock = connection
     with connection:
-        client.request(method, path, body=body, headers={"Connection": "close", **headers})
+        client.request(method, path, body=content, headers=fields)
         answer = client.getresponse()
-        fields = {name.lower(): value for name, value in answer.getheaders()}
-        return Response(status=answer.status, headers=fields, body=answer.read())
+        received = {name.lower(): value for name, value in answer.getheaders()}
+        return Response(status=answer.status, headers=received, body=answer.read())

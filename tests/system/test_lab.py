@@ -66,7 +66,9 @@ def groups_of(keeper_pid: int) -> list[Path]:
 def start_service(host: Host, *properties: str, command: str = "exec sleep infinity") -> str:
     """Start a transient service; its main process as the host numbers it."""
     options = [f"--property={line}" for line in properties]
-    host.run("systemd-run", "--quiet", "--unit=subject", *options, "sh", "-c", command)
+    # Type=exec: the next command finds the program running, with all its settings applied.
+    run = ["systemd-run", "--quiet", "--unit=subject", "--service-type=exec"]
+    host.run(*run, *options, "sh", "-c", command)
     return host.properties("subject.service", "MainPID")["MainPID"]
 
 
@@ -117,7 +119,7 @@ def test_host_has_no_network_but_its_own(host: Host) -> None:
 def test_service_with_every_hardening_directive_starts_and_is_confined(host: Host) -> None:
     write = "touch /usr/x || touch /var/x || echo confined; exec sleep infinity"
     pid = start_service(host, *HARDENING.split("\n")[1:-1], command=write)
-    host.wait_for_journal("confined", unit="subject.service")
+    host.wait_for_journal(r"sh\[[0-9]+\]: confined$", unit="subject.service")
     status = host.read(f"/proc/{pid}/status")
     assert "CapBnd:\t0000000000000000" in status
     assert "NoNewPrivs:\t1" in status
