@@ -31,7 +31,7 @@ format: setup ## let ruff rewrite the Python files
 	@.venv/bin/ruff check --fix --quiet; .venv/bin/ruff format --quiet
 
 test: setup ## the fast tier: unit tests against real files, sockets and nginx
-	@$(PYTEST) 10m --timeout 60 $(PYTEST_ARGS)
+	@$(PYTEST) 10m --numprocesses auto --timeout 60 $(PYTEST_ARGS)
 
 image: setup ## root file systems of the lab's hosts
 	@$(PYTHON) -m lab.image $(DIST)

@@ -150,7 +150,12 @@ def run_mmdebstrap(release: str, wanted: list[str], target: Path) -> None:
 
 
 def remove_trees(parent: Path, is_stale: Callable[[str], bool]) -> None:
-    """Remove the directories in `parent` whose name `is_stale` accepts."""
+    """Remove the directories in `parent` whose name `is_stale` accepts, unless a host of this clone is up.
+
+    It may stand on one of them: they go the next time.
+    """
+    if any((paths.CACHE / "hosts").glob("*")):
+        return
     for path in parent.glob("*"):
         if is_stale(path.name):
             shutil.rmtree(path)
