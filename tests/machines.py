@@ -326,3 +326,20 @@ def four_gpus(root: Path) -> Path:
 def big(root: Path, *, nodes: int = 64, cpus: int = 4096) -> Path:
     """As many nodes and CPUs as anybody asks for, two threads to the core; ``cpus`` divides by 2 * nodes."""
     return write_machine(root, Machine(cores=number_cores(dict.fromkeys(range(nodes), cpus // nodes // 2))))
+
+
+ORDINARY = (
+    xeon_6972p_2s,
+    single_node,
+    no_numa,
+    gaps,
+    uneven,
+    hbm,
+    memoryless,
+    offline_cpu0,
+    smt_off,
+    hybrid,
+    arm64,
+    four_gpus,
+)
+ALL = (*ORDINARY, big)

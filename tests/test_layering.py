@@ -29,8 +29,8 @@ ARROWS = {
 
 # What of the standard library neither reaches outside the process nor knows the time.
 PURE = {
-    "collections", "dataclasses", "difflib", "enum", "functools", "hashlib", "ipaddress", "itertools", "json",
-    "math", "re", "types", "typing", "pathlib.PurePosixPath", "posixpath",
+    "collections", "dataclasses", "difflib", "enum", "functools", "hashlib", "ipaddress", "itertools",
+    "json", "math", "re", "types", "typing", "pathlib.PurePosixPath", "posixpath",
 }  # fmt: skip
 
 # posixpath is text only in these of its functions.

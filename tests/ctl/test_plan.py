@@ -11,22 +11,7 @@ from ctl_lab import POOL, Ctl, write_config
 
 from ovms_scaler.core.cpulist import parse_cpu_list
 
-MACHINES = [
-    machines.xeon_6972p_2s,
-    machines.single_node,
-    machines.no_numa,
-    machines.gaps,
-    machines.uneven,
-    machines.hbm,
-    machines.memoryless,
-    machines.offline_cpu0,
-    machines.smt_off,
-    machines.hybrid,
-    machines.arm64,
-    machines.four_gpus,
-    machines.big,
-]
-EVERY_MACHINE = pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.__name__)
+EVERY_MACHINE = pytest.mark.parametrize("machine", machines.ALL, ids=lambda machine: machine.__name__)
 
 
 @pytest.fixture
