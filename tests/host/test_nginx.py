@@ -461,8 +461,9 @@ async def test_a_port_in_use_is_reported_and_the_previous_configuration_stays(fr
 
 async def test_a_port_in_use_at_the_first_start_is_reported_and_taken_once_it_is_free(front: Front) -> None:
     squatter = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", front.port)
-    with pytest.raises(HostError, match="Address already in use"):
-        await front.install(member(front.engines[0]))
+    for _ in range(2):  # each attempt says so in a log of its own, and in the same words
+        with pytest.raises(HostError, match="Address already in use"):
+            await front.install(member(front.engines[0]))
     squatter.close()
     await squatter.wait_closed()
     await front.install(member(front.engines[0]))

@@ -55,7 +55,8 @@ def test_a_table_that_cannot_be_read_is_told(tmp_path: Path) -> None:
 def test_this_process_is_confined_as_the_kernel_says() -> None:
     facts = read_process(os.getpid())
     assert facts is not None
-    assert (facts.pid, facts.cpus_allowed) == (os.getpid(), os.sched_getaffinity(0))
+    assert facts.pid == os.getpid()
+    assert facts.cpus_allowed == frozenset(os.sched_getaffinity(0))
     assert facts.memory_nodes_allowed
 
 
