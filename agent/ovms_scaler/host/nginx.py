@@ -158,11 +158,13 @@ class Nginx:
 
     async def _activate(self, generation: str, *, running: str | None) -> None:
         """Start or reload the proxy and wait until it answers with ``generation``."""
-        seen = _read_size(self._emerg)
+        # A start begins a new log, which can be as long as the one before: what it says is all of now.
+        seen = 0 if running is None else _read_size(self._emerg)
         job = self._jobs.start if running is None else self._jobs.reload
         await self._run(job, seen=seen)
         if running is None and await self.read_generation() != generation:
             # It was active after all and only did not answer: a start changes nothing then.
+            seen = _read_size(self._emerg)
             await self._run(self._jobs.reload, seen=seen)
         try:
             async with asyncio.timeout(self._deadline_sec):
