@@ -58,6 +58,7 @@ class DaemonHost:
     agent: Agent | None = None
     notifiers: list[Notifier] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def config_file(self) -> Path:
@@ -100,7 +101,7 @@ class DaemonHost:
     # The whole agent
 
     def start_agent(self) -> Agent:
-        self.notifiers.append(Notifier({"NOTIFY_SOCKET": str(self.root / "notify")}))
+        self.notifiers.append(Notifier({"NOTIFY_SOCKET": str(self.root / "notify"), **self.environment}))
         self.agent = Agent(
             config_file=self.config_file,
             resolve=self.resolve,

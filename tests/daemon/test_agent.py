@@ -299,3 +299,14 @@ async def test_the_status_is_json_before_the_first_pass(host: DaemonHost) -> Non
     host.configure(BAD)
     with pytest.raises(ConfigError):
         agent.reload(allow_outage=False)
+
+
+async def test_a_pass_that_waits_for_long_is_no_reason_for_the_watchdog(host: DaemonHost) -> None:
+    host.configure()
+    host.environment = {"WATCHDOG_USEC": "100000"}
+    host.proxy.answering.clear()
+    async with running(host) as run:
+        await run.until(lambda: host.said.count("WATCHDOG=1") >= 3)
+        assert host.proxy.installed == []
+        host.proxy.answering.set()
+        await run.until(lambda: host.proxy.installed != [])

@@ -18,6 +18,10 @@ class FakeProxy:
     running: str | None = None
     refuses: str = ""
     installed: list[str] = field(default_factory=list)
+    answering: asyncio.Event = field(default_factory=asyncio.Event)  # cleared: an installation does not end
+
+    def __post_init__(self) -> None:
+        self.answering.set()
 
     def read(self) -> ProxyFiles:
         return self.files
@@ -28,6 +32,7 @@ class FakeProxy:
 
     async def install(self, files: ProxyFiles) -> None:
         """As the real one: a refused configuration stays out, membership is taken all the same."""
+        await self.answering.wait()
         if self.refuses and self.refuses in files.files[route.CONFIGURATION]:
             if route.CONFIGURATION in self.files.files:
                 self._take(route.fall_back(self.files.files, files.files))

@@ -26,6 +26,8 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 PASS_INTERVAL_SEC = 10.0
 # What an action failed at (a full disk, a systemd that does not answer) is not gone in an instant.
 FAILED_PASS_SEC = 1.0
+# Beyond any job that a pass waits for (host/systemd.JOB_SEC, twice: a reload and going back).
+LONGEST_PASS_SEC = 300.0
 BAD = frozenset({State.failed, State.quarantined, State.ejected, State.suspect})
 
 
@@ -58,6 +60,7 @@ class Agent:
         self._since: dict[str, Since] = {}
         self._allow_outage = False
         self._failures: tuple[str, ...] = ()
+        self._pass_began = time.monotonic()
         self._wake = asyncio.Event()
 
     def wake(self, _unit: str = "") -> None:
@@ -99,7 +102,22 @@ class Agent:
         self.wake()
 
     async def run(self) -> None:
-        """Passes for ever; the service is ready after the first."""
+        """Passes for ever; the service is ready after the first look."""
+        feeding = asyncio.create_task(self._feed_watchdog(), name="watchdog")
+        try:
+            await self._run_passes()
+        finally:
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
+
+    async def _feed_watchdog(self) -> None:
+        """Keep a pass alive that waits for systemd or nginx longer than the watchdog, within bounds."""
+        period = self._notifier.watchdog_sec
+        while period is not None and time.monotonic() - self._pass_began < LONGEST_PASS_SEC:
+            await asyncio.sleep(period / 2)
+            self._notifier.watchdog()
+
+    async def _run_passes(self) -> None:
         await self._observe()
         self._notifier.ready(self._summary())
         while True:
@@ -155,6 +173,7 @@ class Agent:
             log.warning("cannot resolve again, going on with the earlier target", error=str(error))
 
     async def _observe(self) -> None:
+        self._pass_began = time.monotonic()
         self._wake.clear()
         if self._target is None:
             return
