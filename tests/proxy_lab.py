@@ -44,16 +44,23 @@ class Answer:
 
 
 async def send(
-    port: int, target: str, *, method: str = "POST", body: bytes = CHAT, host: str = "127.0.0.1"
+    port: int,
+    target: str,
+    *,
+    method: str = "POST",
+    body: bytes = CHAT,
+    host: str = "127.0.0.1",
+    to_end: bool = False,
 ) -> Answer:
     """One request with its target byte for byte as given."""
     head = (
         f"{method} {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
-    return await send_raw(port, head.encode("latin-1") + body, host=host)
+    return await send_raw(port, head.encode("latin-1") + body, host=host, to_end=to_end)
 
 
-async def send_raw(port: int, request: bytes, *, host: str = "127.0.0.1") -> Answer:
+async def send_raw(port: int, request: bytes, *, host: str = "127.0.0.1", to_end: bool = False) -> Answer:
+    """The answer to ``request``; ``to_end`` waits until nginx has closed the connection, too."""
     reader, writer = await asyncio.open_connection(host, port)
     try:
         writer.write(request)
@@ -61,7 +68,8 @@ async def send_raw(port: int, request: bytes, *, host: str = "127.0.0.1") -> Ans
             head = await reader.readuntil(b"\r\n\r\n")
             length = parse_answer(head).headers.get("content-length")
             # Not to its end when the length is known: nginx lingers for the rest of a body that it refused.
-            body = await (reader.read() if length is None else reader.readexactly(int(length)))
+            to_end = to_end or length is None
+            body = await (reader.read() if to_end else reader.readexactly(int(length or 0)))
     finally:
         writer.close()
     return parse_answer(head + body)
