@@ -39,6 +39,8 @@ async def test_an_empty_host(host: DaemonHost) -> None:
 
 async def test_a_running_instance(host: DaemonHost) -> None:
     await start(host)
+    # What systemd understood is left to the second look.
+    assert (await host.observe()).instances["chat-numa0"].exec is None
     own = (await host.observe()).instances["chat-numa0"]
     assert own.unit is not None
     assert own.unit.active_state == "active"
@@ -65,7 +67,9 @@ async def test_instances_that_are_not_wanted_are_seen_too(host: DaemonHost) -> N
 
 async def test_what_systemd_understood_is_read_once_for_each_process(host: DaemonHost) -> None:
     await start(host)
+    await host.observe()
     first = (await host.observe()).instances["chat-numa0"].exec
+    assert first is not None
     host.units.loaded[UNIT].text = "CPUAffinity=9\n"
     assert (await host.observe()).instances["chat-numa0"].exec == first
     host.units.kill(UNIT)

@@ -57,10 +57,16 @@ class Observer:
         self._proxy_uid = proxy_uid
         self._root = root
         self.problems: list[str] = []
+        self._has_looked = False
 
     async def observe(self, target: Target) -> Facts:
         """One look at everything. What could not be read is listed in ``problems`` until the next look."""
         self.problems = []
+        facts = await self._look(target)
+        self._has_looked = True
+        return facts
+
+    async def _look(self, target: Target) -> Facts:
         # Before the units: of a proxy that is stopped meanwhile it is then known that it was stopped.
         generation = await self._proxy.read_generation()
         names, units = await self._read_units(target)
@@ -146,6 +152,8 @@ class Observer:
         """What systemd understood, read once for each invocation: its files do not change while it runs."""
         if unit is None or unit.active_state != "active" or not unit.invocation_id:
             return None
+        if not self._has_looked:
+            return None  # nothing joins at the first look, and an agent that returns is ready the sooner
         invocation, known = self._memory.exec.get(name, ("", None))
         if known is not None and invocation == unit.invocation_id:
             return known
