@@ -270,7 +270,6 @@ def render(
     settings = nginx.ProxySettings(
         worker_processes=2,
         worker_connections=1024,
-        open_files=1024,
         mode=mode,
         read_timeout_sec=read_timeout_sec,
         connect_timeout_sec=1,

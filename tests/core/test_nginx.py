@@ -8,7 +8,7 @@ import pytest
 from ovms_scaler.core import nginx, route
 from ovms_scaler.errors import InputError
 
-SETTINGS = nginx.ProxySettings(worker_processes=2, worker_connections=4096, open_files=8192)
+SETTINGS = nginx.ProxySettings(worker_processes=2, worker_connections=4096)
 MEMBER = nginx.Member(instance="chat-numa0", port=8003, weight=32, max_conns=1281, invocation="0f" * 16)
 CHAT = nginx.Upstream(
     name="chat", title="meta-llama/x", prefix="", members_all=(("chat-numa0", 8003), ("chat-numa1", 8004))
@@ -220,7 +220,7 @@ def test_size_has_room_for_every_request_and_ten_thousand_clients(
     size = nginx.size_proxy(cpu_count=cpu_count, memory_bytes=memory_gib << 30, slots=slots)
     assert 2 <= size.worker_processes <= 8
     assert size.worker_processes * size.worker_connections >= 2 * slots + 3 * 10_000
-    assert size.worker_connections < size.open_files <= 524_288
+    assert size.worker_connections * 3 // 2 + 256 <= 524_288
 
 
 def test_fallback_keeps_the_configuration_and_takes_the_membership() -> None:

@@ -95,7 +95,6 @@ def proxy_settings(proxy: Proxy, topology: Topology, *, slots: int, ipv6: bool) 
     return nginx.ProxySettings(
         worker_processes=size.worker_processes,
         worker_connections=size.worker_connections,
-        open_files=size.open_files,
         mode=proxy.mode,
         read_timeout_sec=proxy.read_timeout_sec,
         shutdown_timeout_sec=proxy.shutdown_timeout_sec,

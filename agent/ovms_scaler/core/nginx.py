@@ -37,7 +37,7 @@ __all__ = [
 
 _CLIENTS = 10_000  # idle or turned-away clients that must fit beside the requests in work
 _CONNECTION_BYTES = 232 + 2 * 96  # ngx_connection_t and its two events on 64 bits, allocated at start
-_OPEN_FILES_MAX = 524_288  # systemd's default hard limit, stated in the unit
+_OPEN_FILES_MAX = 524_288  # LimitNOFILE= of the unit, which is systemd's default hard limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +77,6 @@ class ProxySettings:
 
     worker_processes: int
     worker_connections: int
-    open_files: int
     mode: ProxyMode = ProxyMode.http
     read_timeout_sec: int = 1800
     connect_timeout_sec: int = 2
@@ -92,11 +91,10 @@ class ProxySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxySize:
-    """Limits of the nginx processes; the last two are for each worker."""
+    """Limits of the nginx processes; connections are for each worker."""
 
     worker_processes: int
     worker_connections: int
-    open_files: int
 
 
 def size_proxy(*, cpu_count: int, memory_bytes: int, slots: int) -> ProxySize:
@@ -105,16 +103,15 @@ def size_proxy(*, cpu_count: int, memory_bytes: int, slots: int) -> ProxySize:
     A request takes two connections (client and engine); a client that is turned away takes three (its own
     and both ends of unavailable.sock). The kernel spreads clients over workers unevenly, so each worker may
     hold all of them, as long as the tables, allocated at start, stay below 1/64 of the memory; a fair share
-    it may hold always. Open files: a connection each, and a temporary file for a large body per request.
+    it may hold always. A connection is an open file, and so is the temporary file of a request's large
+    body: together they stay below the limit that the unit sets, as a worker cannot raise it.
     """
     workers = max(2, min(check_number(cpu_count, what="the number of CPUs"), 8))
     wanted = 2 * check_number(slots, what="the number of slots", low=0) + 3 * _CLIENTS
     affordable = memory_bytes // 64 // workers // _CONNECTION_BYTES
     connections = max(-(-wanted // workers), min(wanted, affordable))
     connections = min(connections, (_OPEN_FILES_MAX - 256) * 2 // 3)
-    return ProxySize(
-        worker_processes=workers, worker_connections=connections, open_files=connections * 3 // 2 + 256
-    )
+    return ProxySize(worker_processes=workers, worker_connections=connections)
 
 
 def render_proxy(
@@ -152,7 +149,6 @@ def _render_configuration(settings: ProxySettings, fronts: tuple[Front, ...]) ->
         "# (generation.conf says what should), and .../stub_status. Log: journalctl -u ovms-scaler-proxy",
         "",
         f"worker_processes {_number(settings, 'worker_processes')};",
-        f"worker_rlimit_nofile {_number(settings, 'open_files')};",
         "# How long a worker of the previous configuration stays for its open streams; then they are cut.",
         f"worker_shutdown_timeout {_number(settings, 'shutdown_timeout_sec')}s;",
         f"pid {work}/nginx.pid;",
