@@ -5,6 +5,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+import structlog
 from daemon_host import DaemonHost
 from fakes.units import FakeUnits
 
@@ -188,3 +189,14 @@ async def test_a_proxy_that_refuses_is_remembered_until_it_takes_something(host:
     facts = await host.observe(target)
     assert (facts.proxy.refused, facts.proxy.error) == ("", "")
     assert facts.since_reload_sec < RETRY_SEC
+
+
+async def test_a_failure_that_lasts_is_logged_once_and_again_when_it_returns(host: DaemonHost) -> None:
+    (host.root / "run").mkdir(exist_ok=True)
+    (host.root / "run/systemd").write_text("a file where a directory must be")
+    with structlog.testing.capture_logs() as logged:
+        for _ in range(3):
+            assert await host.applier.apply(of(write_of(host)))
+        assert await host.applier.apply(of()) == ()
+        assert await host.applier.apply(of(write_of(host)))
+    assert [entry["event"] for entry in logged] == ["action failed"] * 2

@@ -39,6 +39,7 @@ class Applier:
         self._memory = memory
         self._settled = settled
         self._jobs: set[asyncio.Task[None]] = set()
+        self._failures: tuple[str, ...] = ()
 
     async def apply(self, plan: Plan) -> tuple[str, ...]:
         """Every action of the plan; after one that fails, its instance's others wait for the next pass.
@@ -56,8 +57,14 @@ class Applier:
             except HostError as error:
                 failed.add(instance)
                 failures.append(error.message)
-                log.error("action failed", action=action.describe(), error=error.message, hint=error.hint)
-        return tuple(failures)
+                self._tell(action, error)
+        self._failures = tuple(failures)
+        return self._failures
+
+    def _tell(self, action: actions.Action, error: HostError) -> None:
+        """Log it once, not at every attempt: status says it all along."""
+        if error.message not in self._failures:
+            log.error("action failed", action=action.describe(), error=error.message, hint=error.hint)
 
     def forget_refusals(self) -> None:
         """Have what was refused tried again at once, as the administrator may have removed the cause."""
