@@ -11,6 +11,7 @@ from ovms_scaler.ctl import output, tables
 from ovms_scaler.ctl.status_view import render_status
 from ovms_scaler.errors import ScalerError
 
+# The agent is asked anew this often; nothing else happens in between.
 INTERVAL_SEC = 1.0
 
 Document = Mapping[str, Any]

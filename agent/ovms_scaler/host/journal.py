@@ -16,7 +16,7 @@ import struct
 import sys
 from collections import deque
 from collections.abc import Mapping
-from typing import Protocol, TextIO
+from typing import TextIO
 
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 IDENTIFIER = "ovms-scaler"
@@ -31,17 +31,6 @@ PRIORITIES = {"critical": 2, "exception": 3, "error": 3, "warning": 4, "warn": 4
 # journalctl -u and systemctl status show entries of root with OBJECT_SYSTEMD_UNIT= together with the unit's
 # own (systemd.journal-fields(7), "messages from authorized daemons"); UNIT= is believed from PID 1 alone.
 KNOWN_FIELDS = {"unit": "OBJECT_SYSTEMD_UNIT"}
-
-
-class Sink(Protocol):
-    """What structlog's last processor hands each event to; level, event and keys are in ``fields``."""
-
-    def debug(self, **fields: object) -> None: ...
-    def info(self, **fields: object) -> None: ...
-    def warning(self, **fields: object) -> None: ...
-    def error(self, **fields: object) -> None: ...
-    def critical(self, **fields: object) -> None: ...
-    def exception(self, **fields: object) -> None: ...
 
 
 class StderrSink:

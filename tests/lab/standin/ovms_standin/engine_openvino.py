@@ -126,7 +126,7 @@ class OpenVinoEngine:
     def _step_until_closed(self) -> None:
         while self._take_incoming():
             while self._faults.read_fault() is Fault.wedge and not self._is_closing:
-                time.sleep(_WEDGE_POLL_SEC)
+                time.sleep(_WEDGE_POLL_SEC)  # a planted hang: it ends when its file changes
             if self._pipeline.has_non_finished_requests():
                 self._step()
             self._collect()

@@ -187,7 +187,7 @@ def _load_delay(environment: Mapping[str, str]) -> Callable[[], Awaitable[None]]
 
 def _wait_until_gone(path: Path) -> None:
     while path.exists():
-        time.sleep(_GATE_POLL_SEC)
+        time.sleep(_GATE_POLL_SEC)  # in a thread of its own, as a model that loads is
 
 
 def _check_metrics_list(names: str) -> None:
