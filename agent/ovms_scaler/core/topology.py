@@ -37,10 +37,13 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """A GPU with a DRM render node, named by PCI address because renderD numbers change from boot to boot.
+    """A display controller on the PCI bus, named by address because renderD numbers change from boot to boot.
 
-    Ids are as sysfs prints them ("0x8086"); what sysfs does not say is None. ``integrated`` is known for
-    Intel's on bare metal only.
+    ``render_node`` is None where no driver offers one. Ids are as sysfs prints them ("0x8086"); what sysfs
+    does not say is None. ``integrated`` is known for Intel's on bare metal only. ``memory_bytes`` is the
+    card's own memory. A function that SR-IOV made of another card names it in ``physical_function``, and that
+    one counts such ``virtual_functions``. ``accessible`` says whether the group render may open the render
+    node; None where that cannot be seen.
     """
 
     address: str
@@ -50,6 +53,22 @@ class Gpu:
     driver: str | None
     numa_node: int | None
     integrated: bool | None = None
+    memory_bytes: int | None = None
+    physical_function: str | None = None
+    virtual_functions: int = 0
+    accessible: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accelerator:
+    """A compute accelerator, such as an NPU, with a device node below /dev/accel; listed, not used."""
+
+    address: str
+    device_node: str
+    vendor_id: str | None
+    device_id: str | None
+    driver: str | None
+    numa_node: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +85,8 @@ class Topology:
     cpu_flags: "flags" or "Features" of /proc/cpuinfo; empty when unknown.
     core_types: (cpu, type) pairs of a hybrid processor ascending by CPU, otherwise empty.
     numa: whether the kernel shows NUMA nodes at all.
-    gpus: ascending by PCI address.
+    gpus: ascending by PCI address, those without a render node included.
+    accelerators: ascending by PCI address.
     warnings: what was missing or contradictory, one sentence each, for people.
     """
 
@@ -82,6 +102,7 @@ class Topology:
     core_types: tuple[tuple[int, CoreType], ...] = ()
     numa: bool = True
     gpus: tuple[Gpu, ...] = ()
+    accelerators: tuple[Accelerator, ...] = ()
     warnings: tuple[str, ...] = ()
     # Looking a CPU up in the tuples would make every pass quadratic in the number of CPUs.
     _core_of: Mapping[int, frozenset[int]] = field(init=False, repr=False, compare=False)
