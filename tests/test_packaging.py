@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from ovms_scaler.core.spec import Engine, Graph, HealthRules, Ovms, Pool, Proxy, Spec
+from ovms_scaler.core.spec import HealthRules, Pool, Proxy, Spec
+from ovms_scaler.core.spec_engine import Engine, Graph, Ovms
 
 PACKAGING = Path(__file__).parents[1] / "packaging"
 CONFIG = (PACKAGING / "config.toml").read_text()

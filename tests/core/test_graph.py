@@ -10,7 +10,7 @@ import pytest
 from ovms_scaler.core.graph import can_render, graph_device_conflict, render_graph
 from ovms_scaler.core.model import LLM_OPTIONS, ModelFacts, ModelKind, last_text, options_of
 from ovms_scaler.core.pbtxt import Message, Scalar, parse_pbtxt
-from ovms_scaler.core.spec import Graph
+from ovms_scaler.core.spec_engine import Graph
 from ovms_scaler.errors import InputError
 
 # As OVMS's exporter writes it (demos/common/export_models/export_model.py).

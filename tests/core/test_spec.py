@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovms_scaler.core.rules import parse_spec
-from ovms_scaler.core.spec import Graph, Memory, Ovms, Placement, Pool, ProxyMode, Smt
+from ovms_scaler.core.spec import Memory, Placement, Pool, ProxyMode, Smt
+from ovms_scaler.core.spec_engine import Graph, Ovms
 from ovms_scaler.core.table import Reader
 from ovms_scaler.errors import ConfigError
 

@@ -12,7 +12,8 @@ from pathlib import PurePosixPath
 from ovms_scaler.core.graph import render_graph
 from ovms_scaler.core.model import ModelFacts, ModelKind
 from ovms_scaler.core.placement import Instance
-from ovms_scaler.core.spec import DEFAULT_MAX_NUM_SEQS, Engine, Pool
+from ovms_scaler.core.spec import Pool
+from ovms_scaler.core.spec_engine import DEFAULT_MAX_NUM_SEQS, Engine
 
 INSTANCE_DIRECTORY = PurePosixPath("/run/ovms-scaler/instances")
 GRAPH_FILE = "graph.pbtxt"

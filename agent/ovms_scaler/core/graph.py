@@ -16,7 +16,7 @@ from ovms_scaler.core.model import (
     last_text,
     options_of,
 )
-from ovms_scaler.core.spec import Graph
+from ovms_scaler.core.spec_engine import Graph
 from ovms_scaler.errors import InputError
 
 # The LLM graph as OVMS's own exporter writes it (demos/continuous_batching/graph.pbtxt), with the one

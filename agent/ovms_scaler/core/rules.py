@@ -4,7 +4,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ovms_scaler.core.spec import Graph, Placement, Pool, Spec
+from ovms_scaler.core.spec import Placement, Pool, Spec
+from ovms_scaler.core.spec_engine import Graph
 from ovms_scaler.core.table import Reader
 from ovms_scaler.core.values import VARIABLE
 from ovms_scaler.errors import ConfigError
