@@ -4,7 +4,7 @@
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -57,12 +57,29 @@ def run(
     command: Sequence[str], *, stdin: bytes = b"", check: bool, timeout_sec: float, called: str
 ) -> "subprocess.CompletedProcess[str]":
     """Run `command`, named `called` in messages. Raises LabError when it fails (if `check`) or is slow."""
+    return judge(
+        lambda: execute(command, stdin, timeout_sec), check=check, timeout_sec=timeout_sec, called=called
+    )
+
+
+def judge(
+    execution: "Callable[[], subprocess.CompletedProcess[bytes]]",
+    *,
+    check: bool,
+    timeout_sec: float,
+    called: str,
+) -> "subprocess.CompletedProcess[str]":
+    """What an execution, named `called` in messages, ended with, as text.
+
+    It raises TimeoutExpired when it takes longer than `timeout_sec`. Raises LabError for that, and when the
+    exit status is not 0 if `check`.
+    """
     try:
-        done = execute(command, stdin, timeout_sec)
+        done = execution()
     except subprocess.TimeoutExpired as error:
         raise LabError(f"cannot run {called}: not done after {timeout_sec} s") from error
     stdout, stderr = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
     if check and done.returncode != 0:
         output = stdout[-4000:] + stderr[-4000:]
         raise LabError(f"cannot run {called}: exit status {done.returncode}\n{output}")
-    return subprocess.CompletedProcess(command, done.returncode, stdout, stderr)
+    return subprocess.CompletedProcess(done.args, done.returncode, stdout, stderr)
