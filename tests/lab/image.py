@@ -127,18 +127,21 @@ def build(release: str, kind: Kind) -> Image:
             sys.stderr.write(f"image: building {release} {kind} ({len(wanted)} packages)\n")
             remove_trees(directory.parent, lambda name: name.startswith(f"{release}-{kind}-"))
             partial = directory.with_name(directory.name + ".partial")
-            run_mmdebstrap(release, wanted, partial)
+            run_mmdebstrap(release, wanted, partial, ["--variant=minbase", f"--customize-hook={CUSTOMIZE}"])
             partial.rename(directory)
     return Image(release=release, layers=(directory,))
 
 
-def run_mmdebstrap(release: str, wanted: list[str], target: Path) -> None:
-    """Make the root file system of `release` with the packages `wanted` in the directory `target`."""
+def run_mmdebstrap(release: str, wanted: list[str], target: Path, variant: list[str]) -> None:
+    """Make a file system of `release` with the packages `wanted` in the directory `target`.
+
+    `variant` are the options of mmdebstrap(1) that say what is done with the packages.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     options = target.with_name(target.name + ".apt.conf")
     options.write_text(read_forwarded_options())
-    command = ["mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", "--format=directory"]
-    command += [f"--include={','.join(wanted)}", f"--aptopt={options}", f"--customize-hook={CUSTOMIZE}"]
+    command = ["mmdebstrap", "--quiet", *variant, "--mode=root", "--format=directory"]
+    command += [f"--include={','.join(wanted)}", f"--aptopt={options}"]
     command += [release, str(target), "-"]
     sources = render_sources(release, read_mirrors())
     try:

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of a virtual machine that are not from a package: what makes it start fast and take commands."""
+
+from pathlib import Path
+
+from lab import paths, vm_channel
+
+# Runs as the kernel's first process. "lab.probe" on the kernel's command line asks whether it gets here.
+INIT = """#!/bin/busybox sh
+b=/bin/busybox
+$b mount -t devtmpfs dev /dev
+$b mount -t proc proc /proc
+case "$($b cat /proc/cmdline)" in *lab.probe*)
+    echo LAB-PROBE
+    $b poweroff -f
+esac
+for module in /modules/*; do
+    $b insmod "$module"
+done
+while [ ! -b /dev/vda ]; do
+    $b usleep 10000
+done
+$b mount -t ext4 -o noatime /dev/vda /root
+$b mount -o move /dev /root/dev
+$b umount /proc
+exec $b switch_root /root /usr/lib/systemd/systemd
+"""
+PROBE_MARK = "LAB-PROBE"
+
+# The address that QEMU's user network gives to a guest, which forwarded connections arrive at.
+SERVICE = f"""[Unit]
+Description=Commands from outside
+DefaultDependencies=no
+After=systemd-tmpfiles-setup.service
+Before=sysinit.target
+
+[Service]
+Type=exec
+ExecStartPre=/usr/sbin/ip address add 10.0.2.15/24 dev eth0
+ExecStartPre=/usr/sbin/ip link set eth0 up
+ExecStart=/usr/bin/python3 -I -S /usr/local/lib/lab/vm_guest.py {vm_channel.GUEST_PORT}
+TasksMax=infinity
+
+[Install]
+WantedBy=sysinit.target
+"""
+
+# A test cannot make the kernel say WEDGED=, but can have it pass on a key of its own choice, with a prefix:
+# Documentation/ABI/testing/sysfs-uevent of the kernel, "SYNTH_ARG_".
+UDEV_RULES = """SUBSYSTEM=="drm", ENV{SYNTH_ARG_WEDGED}=="?*", ENV{WEDGED}="$env{SYNTH_ARG_WEDGED}"
+"""
+
+FILES = {
+    "etc/systemd/system/lab.service": SERVICE,
+    "etc/systemd/journald.conf.d/lab.conf": "[Journal]\nStorage=volatile\nRateLimitBurst=0\n",
+    "etc/udev/rules.d/10-lab.rules": UDEV_RULES,
+    # Without it systemd takes each boot for the first and enables what every package would like.
+    "etc/machine-id": "6f766d732d7363616c65722d6c616221\n",
+    "etc/hostname": "vm\n",
+    "etc/fstab": "",
+}
+# What a start can do without. The administrator's nginx would take port 80, and a getty the console.
+MASKED = (
+    "apt-daily-upgrade.timer",
+    "apt-daily.timer",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "e2scrub_reap.service",
+    "fstrim.timer",
+    "getty@tty1.service",
+    "nginx.service",
+    "serial-getty@ttyS0.service",
+    "systemd-logind.service",
+    "systemd-random-seed.service",
+    "systemd-update-utmp.service",
+    "systemd-update-utmp-runlevel.service",
+    "systemd-journal-flush.service",
+)
+STANDIN = "opt/ovms/lib/python/lab/standin/ovms_standin"
+
+
+def read_files() -> dict[str, bytes]:
+    """Every file by its path without the leading slash: ours, the stand-in and its model."""
+    files = {name: text.encode() for name, text in FILES.items()}
+    trees = {
+        STANDIN: paths.LAB / "standin" / "ovms_standin",
+        "srv/models/tiny": paths.LAB / "standin" / "model",
+    }
+    for target, source in trees.items():
+        files |= {f"{target}/{path.name}": path.read_bytes() for path in source.iterdir() if path.is_file()}
+    files["opt/ovms/bin/ovms"] = (paths.LAB / "standin" / "bin" / "ovms").read_bytes()
+    files["usr/local/lib/lab/vm_guest.py"] = (paths.LAB / "vm_guest.py").read_bytes()
+    return files
+
+
+def write_layer(directory: Path, files: dict[str, bytes]) -> None:
+    """Write the files, and mask the units, in a directory that becomes a layer of the disk."""
+    directory.chmod(0o755)
+    for name, data in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    (directory / "opt/ovms/bin/ovms").chmod(0o755)
+    units = directory / "etc/systemd/system"
+    for unit in MASKED:
+        (units / unit).symlink_to("/dev/null")
+    wants = units / "sysinit.target.wants"
+    wants.mkdir()
+    (wants / "lab.service").symlink_to("/etc/systemd/system/lab.service")
