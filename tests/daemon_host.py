@@ -15,6 +15,7 @@ from fakes.proxy import FakeProxy
 from fakes.units import FakeUnits
 
 from ovms_scaler.config import Config
+from ovms_scaler.core.books import Books
 from ovms_scaler.core.facts import Facts
 from ovms_scaler.core.model import ModelFacts
 from ovms_scaler.core.target import Target
@@ -22,6 +23,7 @@ from ovms_scaler.daemon.agent import Agent
 from ovms_scaler.daemon.apply import Applier
 from ovms_scaler.daemon.health import HealthWatch
 from ovms_scaler.daemon.observe import Memory, Observer
+from ovms_scaler.daemon.wedges import Wedges
 from ovms_scaler.host.notify import Notifier
 from ovms_scaler.host.store import Store
 from ovms_scaler.offline import resolve_config
@@ -52,6 +54,7 @@ class DaemonHost:
     health: HealthWatch
     observer: Observer
     applier: Applier
+    wedges: Wedges
     nodes: int = 1
     model: ModelFacts = field(default_factory=world.model)
     woken: int = 0
@@ -77,8 +80,10 @@ class DaemonHost:
         self.config_file.parent.mkdir(parents=True, exist_ok=True)
         self.config_file.write_text(text)
 
-    def resolve(self, config: Config, port_book: dict[str, int]) -> Target:
-        return resolve_config(config, world.topology(self.nodes), port_book, read=lambda _: self.model)
+    def resolve(self, config: Config, books: Books, *, planned: bool) -> Target:
+        return resolve_config(
+            config, world.topology(self.nodes), books, read=lambda _: self.model, planned=planned
+        )
 
     def connect(self, *clients: tuple[int, int, str]) -> None:
         """Connections to 127.0.0.1: (port, uid, state), as proc_net(5) has them."""
@@ -108,6 +113,7 @@ class DaemonHost:
             store=self.store,
             observer=self.observer,
             applier=self.applier,
+            wedges=self.wedges,
             notifier=self.notifiers[-1],
         )
         self.units.subscribe(self.agent.wake)
@@ -129,6 +135,7 @@ def write(path: Path, text: str) -> None:
 async def daemon_host(root: Path) -> AsyncIterator[DaemonHost]:
     units, proxy, engines = FakeUnits(root=root), FakeProxy(), FakeEngines()
     store, memory = Store(root), Memory()
+    wedges = Wedges(store)
     made: list[DaemonHost] = []
     health = HealthWatch(engines.connect, lambda: made[0].wake())
     observer = Observer(
@@ -137,10 +144,18 @@ async def daemon_host(root: Path) -> AsyncIterator[DaemonHost]:
         store=store,
         health=health,
         memory=memory,
+        wedges=wedges,
         proxy_uid=PROXY_UID,
         root=root,
     )
-    applier = Applier(units=units, proxy=proxy, store=store, memory=memory, settled=lambda: made[0].wake())
+    applier = Applier(
+        units=units,
+        proxy=proxy,
+        store=store,
+        memory=memory,
+        wedges=wedges,
+        settled=lambda: made[0].wake(),
+    )
     host = DaemonHost(
         root=root,
         units=units,
@@ -151,6 +166,7 @@ async def daemon_host(root: Path) -> AsyncIterator[DaemonHost]:
         health=health,
         observer=observer,
         applier=applier,
+        wedges=wedges,
     )
     made.append(host)
     units.subscribe(host.note_processes)

@@ -7,6 +7,7 @@ import machines
 import pytest
 
 from ovms_scaler.config import Config, read_config
+from ovms_scaler.core.books import Books
 from ovms_scaler.core.fronts import PROXY_DIRECTORY
 from ovms_scaler.core.route import parse_route
 from ovms_scaler.core.unit import drop_in_path
@@ -53,7 +54,7 @@ class Lab:
         target, _ = preview_target(self.config, self.machine, self.host)
         store = Store(self.host)
         store.write_instance(render_files(target))
-        store.write_port_book(target.port_book)
+        store.write_books(target.books)
 
     def actions(self) -> list[Action]:
         found = self.preview()
@@ -115,7 +116,7 @@ def test_the_last_pool_taken_away_removes_what_there_is(lab: Lab) -> None:
 
 
 def test_the_port_book_of_the_host_counts(lab: Lab) -> None:
-    Store(lab.host).write_port_book({"chat-numa0": 9000, "chat-numa1": 8003})
+    Store(lab.host).write_books(Books(ports={"chat-numa0": 9000, "chat-numa1": 8003}))
     assert [one.port for one in lab.preview().target.instances] == [9000, 8003]
 
 

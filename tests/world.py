@@ -7,6 +7,7 @@ from hashlib import md5
 from typing import Any
 
 from ovms_scaler.core import actions
+from ovms_scaler.core.books import Books
 from ovms_scaler.core.facts import (
     ExecFacts,
     Facts,
@@ -17,8 +18,8 @@ from ovms_scaler.core.facts import (
     ProxyFacts,
     UnitFacts,
 )
+from ovms_scaler.core.instance import unit_name
 from ovms_scaler.core.model import ModelFacts, ModelKind
-from ovms_scaler.core.placement import unit_name
 from ovms_scaler.core.plan import Plan, plan
 from ovms_scaler.core.rotation import routed_now
 from ovms_scaler.core.rules import parse_spec
@@ -60,12 +61,10 @@ def model(**facts: Any) -> ModelFacts:
     return replace(good, **facts)
 
 
-def target(
-    *pools: Mapping[str, object], nodes: int = 2, port_book: Mapping[str, int] | None = None
-) -> Target:
+def target(*pools: Mapping[str, object], nodes: int = 2, books: Books | None = None) -> Target:
     wanted = spec(*(pools or ({},)))
     models = {pool.name: model() for pool in wanted.pool}
-    return resolve(wanted, topology(nodes), models, port_book or {})
+    return resolve(wanted, topology(nodes), models, books or Books())
 
 
 class BrokenInvariantError(AssertionError):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovms_scaler.config import Config
+from ovms_scaler.core.books import Books
 from ovms_scaler.core.engine import GRAPH_FILE, instance_directory
 from ovms_scaler.core.fronts import PROXY_DIRECTORY
 from ovms_scaler.core.model import ModelFacts, ModelKind
@@ -61,13 +62,15 @@ def read_machine(sysroot: Path = HERE) -> Topology:
 def resolve_config(
     config: Config,
     topology: Topology,
-    port_book: Mapping[str, int],
+    books: Books,
     read: Callable[[Pool], ModelFacts] = read_model,
+    *,
+    planned: bool = True,
 ) -> Target:
-    """The target, with problems that name their file. Raises ConfigError."""
+    """The target, with problems that name their file. ``planned`` as in ``place``. Raises ConfigError."""
     models = {pool.name: read(pool) for pool in config.spec.pool}
     try:
-        return resolve(config.spec, topology, models, port_book, ipv6=has_ipv6())
+        return resolve(config.spec, topology, models, books, planned=planned, ipv6=has_ipv6())
     except ConfigError as error:
         raise config.locate(error) from error
 
@@ -77,13 +80,13 @@ def preview_target(
 ) -> tuple[Target, tuple[str, ...]]:
     """The target on the machine below ``sysroot``, and warnings of this preview beside the target's own.
 
-    Ports come from the port book below ``host``, which is / unless another machine is looked at, whose files
+    Ports and GPUs are remembered below ``host``, which is / unless another machine is looked at, whose files
     are not known. Raises ConfigError and HostError.
     """
     warnings: list[str] = []
     store = _open_store(sysroot, host)
-    book = _read_port_book(store, warnings) if store is not None else {}
-    target = resolve_config(config, read_topology(sysroot), book, _read_model_as_anybody)
+    books = _read_books(store, warnings) if store is not None else Books()
+    target = resolve_config(config, read_topology(sysroot), books, _read_model_as_anybody)
     return target, tuple(warnings)
 
 
@@ -200,14 +203,14 @@ def _render_proxy(target: Target, members: Mapping[str, tuple[Member, ...]]) -> 
     return {f"{PROXY_DIRECTORY}/{path}": text for path, text in proxy.files.items()}
 
 
-def _read_port_book(store: Store, warnings: list[str]) -> dict[str, int]:
+def _read_books(store: Store, warnings: list[str]) -> Books:
     try:
-        return store.read_port_book()
+        return store.read_books()
     except HostError as error:
         if not isinstance(error.__cause__, PermissionError):
             raise
-        warnings.append(f"{error.message}: ports are given out as if none were remembered")
-        return {}
+        warnings.append(f"{error.message}: all is placed as if nothing were remembered")
+        return Books()
 
 
 def _read_instances(store: Store, warnings: list[str]) -> frozenset[str]:

@@ -14,6 +14,7 @@ from daemon_host import SERVING, DaemonHost, daemon_host
 from world import World
 
 from bench.measure import Measured, time_calls
+from ovms_scaler.core.books import Books
 from ovms_scaler.core.plan import plan
 from ovms_scaler.core.target import Target, resolve
 from ovms_scaler.core.topology import Topology
@@ -81,7 +82,7 @@ def decide(topology: Topology) -> object:
 
 
 def make_target(topology: Topology) -> Target:
-    return resolve(world.spec({}), topology, {"chat": world.model()}, {})
+    return resolve(world.spec({}), topology, {"chat": world.model()}, Books())
 
 
 def settled(topology: Topology) -> World:

@@ -9,8 +9,10 @@ import pytest
 import world
 
 from ovms_scaler.core import engine
+from ovms_scaler.core.books import Books
+from ovms_scaler.core.instance import Instance
 from ovms_scaler.core.model import ModelFacts, ModelKind
-from ovms_scaler.core.placement import Instance, place
+from ovms_scaler.core.placement import place
 from ovms_scaler.core.spec import Pool, Spec
 
 CHAT: Mapping[str, object] = {"model_name": "org/tiny", "model_path": "/srv/models/tiny"}
@@ -34,7 +36,7 @@ def command(
 
 def placed(pool: Mapping[str, object], **tables: object) -> tuple[Spec, Instance]:
     spec = world.spec(pool, **tables)
-    return spec, place(spec, world.topology(), {}).instances[0]
+    return spec, place(spec, world.topology(), Books()).instances[0]
 
 
 def only_pool(**keys: object) -> Pool:

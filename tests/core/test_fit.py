@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import world
 
+from ovms_scaler.core.books import Books
 from ovms_scaler.core.fit import GIB, Misfit, judge
 from ovms_scaler.core.placement import place
 from ovms_scaler.core.topology import Topology
@@ -31,7 +32,7 @@ def verdict(
     pool: dict[str, object] | None = None,
 ) -> Misfit | None:
     spec = world.spec(pool or {})
-    instance = place(spec, topology, {}).instances[0]
+    instance = place(spec, topology, Books()).instances[0]
     weights = None if weights_gib is None else int(weights_gib * GIB)
     return judge(instance, spec.pool[0], world.model(weights_bytes=weights), topology, sharing=sharing)
 

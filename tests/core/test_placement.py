@@ -10,8 +10,10 @@ import world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ovms_scaler.core.books import Books
 from ovms_scaler.core.cpulist import format_cpu_list
-from ovms_scaler.core.placement import Instance, Layout, normalise_weights, place
+from ovms_scaler.core.instance import Instance
+from ovms_scaler.core.placement import Layout, normalise_weights, place
 from ovms_scaler.core.spec import Memory
 from ovms_scaler.core.topology import Node, Topology
 from ovms_scaler.errors import ConfigError, Problem
@@ -22,14 +24,14 @@ WriteMachine = Callable[[Path], Path]
 
 
 def place_on(topology: Topology, *pools: Pool, book: dict[str, int] | None = None) -> Layout:
-    return place(world.spec(*(pools or ({},))), topology, book or {})
+    return place(world.spec(*(pools or ({},))), topology, Books(ports=book or {}))
 
 
 def refuse(
     topology: Topology, *pools: Pool, book: dict[str, int] | None = None, **tables: object
 ) -> list[Problem]:
     with pytest.raises(ConfigError) as caught:
-        place(world.spec(*pools, **tables), topology, book or {})
+        place(world.spec(*pools, **tables), topology, Books(ports=book or {}))
     return list(caught.value.problems)
 
 
@@ -133,15 +135,15 @@ def test_place_gives_each_node_with_cpus_an_instance(
 
 def test_weights_of_equal_nodes_are_1_and_of_unequal_ones_their_cores(tmp_path: Path) -> None:
     spec = world.spec({})
-    equal = place(spec, read_topology(machines.xeon_6972p_2s(tmp_path / "equal")), {})
+    equal = place(spec, read_topology(machines.xeon_6972p_2s(tmp_path / "equal")), Books())
     assert set(normalise_weights(spec, equal.instances).values()) == {1}
-    unequal = place(spec, read_topology(machines.uneven(tmp_path / "unequal")), {})
+    unequal = place(spec, read_topology(machines.uneven(tmp_path / "unequal")), Books())
     assert list(normalise_weights(spec, unequal.instances).values()) == [43, 43, 42]
 
 
 def test_given_weights_are_kept_as_written() -> None:
     spec = world.spec({"weight": 10})
-    layout = place(spec, world.topology(), {})
+    layout = place(spec, world.topology(), Books())
     assert normalise_weights(spec, layout.instances) == {"chat-numa0": 10, "chat-numa1": 10}
 
 
@@ -243,7 +245,7 @@ def test_place_gives_a_fully_reserved_node_no_instance_and_says_so() -> None:
     assert [one.id for one in layout.instances] == ["chat-numa0"]
     assert layout.warnings == (
         "pool 'chat': node 1 gets no instance: each of its CPUs 4-7 is reserved, "
-        "isolated or not ours to use",
+        "isolated, set aside for GPUs or not ours to use",
     )
 
 
@@ -323,16 +325,16 @@ def test_place_refuses(tmp_path: Path, pools: list[Pool], expected: list[str]) -
 
 def test_place_remembers_ports_of_nodes_that_vanish_and_come_back() -> None:
     three = place_on(world.topology(3))
-    assert dict(three.port_book) == {"chat-numa0": 8003, "chat-numa1": 8004, "chat-numa2": 8005}
-    one = place_on(world.topology(1), book=dict(three.port_book))
-    assert one.port_book == three.port_book
-    four = place_on(world.topology(4), book=dict(one.port_book))
+    assert dict(three.books.ports) == {"chat-numa0": 8003, "chat-numa1": 8004, "chat-numa2": 8005}
+    one = place_on(world.topology(1), book=dict(three.books.ports))
+    assert one.books.ports == three.books.ports
+    four = place_on(world.topology(4), book=dict(one.books.ports))
     assert [instance.port for instance in four.instances] == [8003, 8004, 8005, 8006]
 
 
 def test_place_gives_the_port_of_a_vanished_instance_to_nobody_else() -> None:
     layout = place_on(world.topology(), book={"gone-numa0": 8003, "chat-numa1": 9000})
-    assert dict(layout.port_book) == {"gone-numa0": 8003, "chat-numa1": 9000, "chat-numa0": 8004}
+    assert dict(layout.books.ports) == {"gone-numa0": 8003, "chat-numa1": 9000, "chat-numa0": 8004}
 
 
 def test_place_never_gives_an_instance_the_port_of_the_clients() -> None:

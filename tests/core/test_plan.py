@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from world import World
 
 from ovms_scaler.core.actions import InstallProxy
+from ovms_scaler.core.books import Books
 from ovms_scaler.core.facts import Facts, InstanceFacts, Probe
 from ovms_scaler.core.lifecycle import State
 from ovms_scaler.core.plan import plan
@@ -136,7 +137,7 @@ SPLIT = {"instances_per_node": 2}
 def test_plan_keeps_what_is_no_longer_wanted_until_another_serves_or_an_outage_is_allowed() -> None:
     host, whole = World(), world.target(nodes=1)
     host.settle(whole)
-    halves = world.target(SPLIT, nodes=1, port_book=whole.port_book)
+    halves = world.target(SPLIT, nodes=1, books=whole.books)
     host.settle(halves)
     assert host.routed(halves) == {"chat-numa0"}
     planned = host.step(halves)
@@ -150,7 +151,7 @@ def test_plan_keeps_what_is_no_longer_wanted_until_another_serves_or_an_outage_i
 def test_plan_replaces_what_is_no_longer_wanted_when_another_serves() -> None:
     host, first = World(), world.target({"nodes": "0"})
     host.settle(first)
-    second = world.target({"nodes": "1"}, port_book=first.port_book)
+    second = world.target({"nodes": "1"}, books=first.books)
     least = 1
     for _ in range(20):
         host.step(second)
@@ -222,7 +223,7 @@ def test_plan_for_a_removed_pool_drains_stops_and_removes_it() -> None:
     host, both = World(), world.target(one, two)
     host.settle(both)
     host.connections["code-numa1"] = 1
-    rest = world.target(one, port_book=both.port_book)
+    rest = world.target(one, books=both.books)
     for _ in range(3):
         planned = host.step(rest)
     assert planned.verdicts["code-numa1"].state is State.draining
@@ -236,7 +237,7 @@ def test_plan_starts_no_instance_on_cores_that_another_still_uses() -> None:
     host, first = World(), world.target({"name": "old"})
     host.settle(first)
     host.connections = {"old-numa0": 1, "old-numa1": 1}
-    renamed = world.target({"name": "new"}, port_book=first.port_book)
+    renamed = world.target({"name": "new"}, books=first.books)
     for _ in range(5):
         planned = host.step(renamed)
     assert planned.verdicts["new-numa0"].reason == "waits for CPUs 0-3 that old-numa0 still runs on"
@@ -249,7 +250,7 @@ def test_plan_never_starts_what_has_a_problem() -> None:
     host = World()
     broken = world.spec({})
     models = {"chat": world.model(kind=None, problem="no such directory", hint="look there")}
-    wanted = resolve(broken, world.topology(), models, {})
+    wanted = resolve(broken, world.topology(), models, Books())
     host.settle(wanted)
     planned = host.step(wanted)
     assert not host.units
@@ -259,7 +260,7 @@ def test_plan_never_starts_what_has_a_problem() -> None:
 def test_plan_leaves_an_instance_whose_model_vanished_as_it_is() -> None:
     host, wanted = started()
     models = {"chat": world.model(kind=None, problem="no such directory")}
-    vanished = resolve(world.spec({}), world.topology(), models, wanted.port_book)
+    vanished = resolve(world.spec({}), world.topology(), models, wanted.books)
     assert plan(vanished, host.facts(vanished)).actions == ()
 
 

@@ -85,7 +85,9 @@ REFUSED = [
     ),
     pytest.param({"pool": [{**CHAT, "name": "-a"}]}, ["pool[0].name: must be 1 to 32 of a-z"], id="name"),
     pytest.param(
-        pool(placement="gpu"), ["pool[0].placement: must be one of 'numa', 'whole'"], id="placement"
+        pool(placement="card"),
+        ["pool[0].placement: must be one of 'numa', 'gpu', 'hetero', 'whole'"],
+        id="placement",
     ),
     pytest.param(
         pool(model_path="srv"), ["pool[0].model_path: must be an absolute path, not 'srv'"], id="path"

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import world
 
+from ovms_scaler.core.books import Books
 from ovms_scaler.core.model import ModelFacts, ModelKind
 from ovms_scaler.core.target import Target, render_proxy_files, resolve
 from ovms_scaler.errors import ConfigError
@@ -23,7 +24,7 @@ def make(
 ) -> Target:
     spec = world.spec(*(pools or ({},)), **tables)
     facts = {pool.name: world.model() for pool in spec.pool} | dict(models or {})
-    return resolve(spec, world.topology(), facts, {})
+    return resolve(spec, world.topology(), facts, Books())
 
 
 def fronts(target: Target) -> list[tuple[tuple[str, ...], list[tuple[str, str, str]]]]:
@@ -47,8 +48,12 @@ def test_one_pool() -> None:
 
 
 def test_no_pool_is_no_front() -> None:
-    target = resolve(world.spec(), world.topology(), {}, {"old": 8003})
-    assert (target.fronts, dict(target.wanted), dict(target.port_book)) == ((), {}, {"old": 8003})
+    target = resolve(world.spec(), world.topology(), {}, Books(ports={"old": 8003}))
+    assert (target.fronts, dict(target.wanted), dict(target.books.ports)) == (
+        (),
+        {},
+        {"old": 8003},
+    )
 
 
 FRONTS = [

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovms_scaler.core.topology import (
+    Accelerator,
     CoreType,
     Gpu,
     Node,
@@ -66,6 +67,29 @@ TWO_THREADS = Topology(
             device_id="0xe20b",
             driver="xe",
             numa_node=None,
+            integrated=False,
+            memory_bytes=12 * GIB,
+            virtual_functions=1,
+            accessible=True,
+        ),
+        Gpu(
+            address="0000:03:00.1",
+            render_node=None,
+            vendor_id="0x8086",
+            device_id="0xe20b",
+            driver="vfio-pci",
+            numa_node=2,
+            physical_function="0000:03:00.0",
+        ),
+    ),
+    accelerators=(
+        Accelerator(
+            address="0000:00:0b.0",
+            device_node="/dev/accel/accel0",
+            vendor_id="0x8086",
+            device_id="0x643e",
+            driver="intel_vpu",
+            numa_node=0,
         ),
     ),
     warnings=("something is odd",),
@@ -211,5 +235,39 @@ def test_document_says_more_beside_it() -> None:
         "sockets": [{"id": 0, "cpus": "0-2,4-6"}],
         "distances": {"0": {"2": 21}, "2": {"0": 21}, "5": {}},
         "core_types": {"performance": "0-1", "efficiency": "2"},
+        "gpus_without_render_node": [
+            {
+                "address": "0000:03:00.1",
+                "render_node": None,
+                "vendor_id": "0x8086",
+                "device_id": "0xe20b",
+                "driver": "vfio-pci",
+                "numa_node": 2,
+            }
+        ],
+        "gpu_details": {
+            "0000:03:00.0": {
+                "integrated": False,
+                "memory_bytes": 12 * GIB,
+                "physical_function": None,
+                "virtual_functions": 1,
+            },
+            "0000:03:00.1": {
+                "integrated": None,
+                "memory_bytes": None,
+                "physical_function": "0000:03:00.0",
+                "virtual_functions": 0,
+            },
+        },
+        "accelerators": [
+            {
+                "address": "0000:00:0b.0",
+                "device_node": "/dev/accel/accel0",
+                "vendor_id": "0x8086",
+                "device_id": "0x643e",
+                "driver": "intel_vpu",
+                "numa_node": 0,
+            }
+        ],
         "warnings": ["something is odd"],
     }

@@ -9,8 +9,10 @@ import world
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ovms_scaler.core.books import Books
 from ovms_scaler.core.engine import Command
-from ovms_scaler.core.placement import Instance, place
+from ovms_scaler.core.instance import Instance
+from ovms_scaler.core.placement import place
 from ovms_scaler.core.spec import Memory
 from ovms_scaler.core.unit import drop_in_path, render_drop_in
 
@@ -20,8 +22,8 @@ COMMAND = Command(
     open_files=4096,
     slots=256,
 )
-NUMA0 = place(world.spec({}), world.topology(), {}).instances[0]
-WHOLE = place(world.spec({"placement": "whole"}), world.topology(), {}).instances[0]
+NUMA0 = place(world.spec({}), world.topology(), Books()).instances[0]
+WHOLE = place(world.spec({"placement": "whole"}), world.topology(), Books()).instances[0]
 HEAD = """\
 # Written by ovms-scaler for instance {id}; it is replaced whenever the plan changes.
 # Add your own settings with: systemctl edit ovms@{id}.service

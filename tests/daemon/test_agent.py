@@ -28,7 +28,7 @@ async def test_from_nothing_to_an_instance_in_rotation(host: DaemonHost) -> None
         assert document["pid"] == host.units.read_unit(UNIT).main_pid
         await run.until(lambda: "STATUS=1 of 1 instances in rotation" in host.said)
     assert host.engine().warmed == ["org/tiny"]
-    assert host.store.read_port_book() == {"chat-numa0": 8003}
+    assert host.store.read_books().ports == {"chat-numa0": 8003}
 
 
 async def test_an_agent_that_comes_back_touches_nothing(host: DaemonHost) -> None:
@@ -183,7 +183,7 @@ async def test_a_pool_that_is_renamed_is_replaced(host: DaemonHost) -> None:
         await run.until(lambda: run.read("code-numa0").get("in_rotation") is True)
         await run.until(lambda: not run.read("chat-numa0"))
     assert host.store.list_instances() == {"code-numa0"}
-    assert host.store.read_port_book() == {"chat-numa0": 8003, "code-numa0": 8004}
+    assert host.store.read_books().ports == {"chat-numa0": 8003, "code-numa0": 8004}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 import world
 from fakes.engines import FakeEngine, FakeEngines, status_of
 
+from ovms_scaler.core.books import Books
 from ovms_scaler.core.facts import Health, Probe
 from ovms_scaler.core.spec import HealthRules
 from ovms_scaler.core.target import resolve
@@ -104,7 +105,7 @@ async def test_a_generation_that_fails_is_tried_again_and_says_why(watched: Watc
 
 async def test_a_model_that_generates_nothing_needs_no_warming(watched: Watched) -> None:
     watched.engine.body = status_of("org/tiny")
-    silent = resolve(world.spec({}), world.topology(1), {"chat": world.model(generates=False)}, {})
+    silent = resolve(world.spec({}), world.topology(1), {"chat": world.model(generates=False)}, Books())
     watched.watch.follow({"chat-numa0": (silent.wanted["chat-numa0"], "i1")}, RULES, warmed=frozenset())
     await watched.until(lambda health: health.warmed)
     assert watched.engine.warmed == []

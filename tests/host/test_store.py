@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import world
 
+from ovms_scaler.core.books import Books
 from ovms_scaler.errors import HostError
 from ovms_scaler.host.store import Store
 
@@ -20,19 +21,19 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_nothing_is_remembered_at_first(store: Store) -> None:
-    assert store.read_port_book() == {}
-    assert store.read_accepted() is None
+    assert store.read_books() == Books()
+    assert store.read_note("accepted") is None
     assert not store.read_started()
     assert store.list_instances() == frozenset()
     assert store.read_instance("chat-numa0") == {}
 
 
 def test_ports_come_back_and_equal_books_are_equal_files(store: Store, tmp_path: Path) -> None:
-    store.write_port_book({"b": 8004, "a": 8003})
-    assert store.read_port_book() == {"a": 8003, "b": 8004}
+    store.write_books(Books(ports={"b": 8004, "a": 8003}))
+    assert store.read_books().ports == {"a": 8003, "b": 8004}
     path = tmp_path / "var/lib/ovms-scaler/ports.json"
     before = path.stat()
-    store.write_port_book({"a": 8003, "b": 8004})
+    store.write_books(Books(ports={"a": 8003, "b": 8004}))
     assert path.stat() == before
 
 
@@ -55,14 +56,14 @@ def test_a_book_that_cannot_be_trusted_is_refused(store: Store, tmp_path: Path, 
     path.parent.mkdir(parents=True)
     path.write_text(text)
     with pytest.raises(HostError, match=f"cannot use the port book {path}: {why}") as caught:
-        store.read_port_book()
+        store.read_books()
     assert caught.value.hint == "restore it, or remove it while nothing runs: instances then get ports anew"
     assert path.read_text() == text
 
 
 def test_the_accepted_configuration_comes_back(store: Store) -> None:
-    store.write_accepted({"pool": [{"name": "ünïcode"}]})
-    assert store.read_accepted() == {"pool": [{"name": "ünïcode"}]}
+    store.write_note("accepted", {"pool": [{"name": "ünïcode"}]})
+    assert store.read_note("accepted") == {"pool": [{"name": "ünïcode"}]}
 
 
 def make_directory(path: Path) -> None:
@@ -87,7 +88,7 @@ def test_an_accepted_configuration_that_cannot_be_read_is_none(
 ) -> None:
     (tmp_path / "run/ovms-scaler").mkdir(parents=True)
     damage(tmp_path / "run/ovms-scaler/accepted.json")
-    assert store.read_accepted() is None
+    assert store.read_note("accepted") is None
 
 
 def test_what_ran_is_remembered_with_its_note_until_it_is_forgotten(store: Store) -> None:

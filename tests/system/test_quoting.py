@@ -7,11 +7,12 @@ from pathlib import Path
 import world
 from lab.host import Host
 
+from ovms_scaler.core.books import Books
 from ovms_scaler.core.engine import Command
 from ovms_scaler.core.placement import place
 from ovms_scaler.core.unit import drop_in_path, render_drop_in
 
-INSTANCE = place(world.spec({"placement": "whole"}), world.topology(), {}).instances[0]
+INSTANCE = place(world.spec({"placement": "whole"}), world.topology(), Books()).instances[0]
 ALPHABET = [*" \t\"'\\%$;#{}=@-+!:|&<>*?[]()~^`,.nx041sé", "$$", "%%", "\\x", "${A}", "%n", "\\\\", "日本"]
 WORDS = 300
 TEMPLATE = """\

@@ -4,8 +4,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ovms_scaler.core.instance import unit_name
 from ovms_scaler.core.nginx import ProxyFiles
-from ovms_scaler.core.placement import unit_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +58,18 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Recover:
+    """Bring a GPU that hangs back; with the method ``restart`` its instance may just start again."""
+
+    instance: str
+    address: str
+    method: str
+
+    def describe(self) -> str:
+        return f"recover GPU {self.address} by {self.method}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InstallProxy:
     """Give the proxy its files and make it take them; ``added`` and ``removed`` are instances."""
 
@@ -72,4 +84,4 @@ class InstallProxy:
         )
 
 
-Action = StartTarget | Write | Remove | Start | Stop | InstallProxy
+Action = StartTarget | Write | Remove | Start | Stop | Recover | InstallProxy

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from ovms_scaler.core.graph import render_graph
+from ovms_scaler.core.instance import Instance
 from ovms_scaler.core.model import ModelFacts, ModelKind
-from ovms_scaler.core.placement import Instance
 from ovms_scaler.core.spec import Pool
 from ovms_scaler.core.spec_engine import DEFAULT_MAX_NUM_SEQS, Engine
 
@@ -76,7 +76,7 @@ def render_own_graph(instance: Instance, pool: Pool, model: ModelFacts) -> Mappi
         pool.graph,
         device=instance.device,
         inference_threads=instance.inference_threads,
-        cache_dir=None,
+        cache_dir=_cache_directory(instance),
     )
     return {str(instance_directory(instance.id) / GRAPH_FILE): text}
 
@@ -89,12 +89,11 @@ def expected_names(pool: Pool, model: ModelFacts) -> tuple[str, ...]:
 def _model_arguments(instance: Instance, pool: Pool, model: ModelFacts) -> list[str]:
     if pool.config_path is not None:
         # Metrics are the business of that file: --metrics_enable excludes it (src/modelmanager.cpp).
-        return ["--config_path", pool.config_path]
+        cache = _cache_directory(instance)
+        return ["--config_path", pool.config_path, *(["--cache_dir", cache] if cache else [])]
     arguments = ["--model_name", pool.model_name or "", "--metrics_enable"]
     if model.kind is ModelKind.classic:
-        plugin = json.dumps(
-            {"INFERENCE_NUM_THREADS": instance.inference_threads, "NUM_STREAMS": "1"}, sort_keys=True
-        )
+        plugin = json.dumps(_properties(instance), sort_keys=True)
         return [
             *arguments,
             "--model_path",
@@ -112,6 +111,21 @@ def _model_arguments(instance: Instance, pool: Pool, model: ModelFacts) -> list[
         "--file_system_poll_wait_seconds",
         "0",
     ]
+
+
+def _properties(instance: Instance) -> dict[str, object]:
+    """OpenVINO's properties of a model without a graph."""
+    if instance.device == "CPU":
+        return {"INFERENCE_NUM_THREADS": instance.inference_threads, "NUM_STREAMS": "1"}
+    return {"CACHE_DIR": _cache_directory(instance)}
+
+
+def _cache_directory(instance: Instance) -> str | None:
+    """Where compiled kernels are kept, one for each instance: CacheDirectory= of its unit.
+
+    Compiling for a GPU takes minutes, for a CPU there is nothing to gain.
+    """
+    return None if instance.device == "CPU" else f"/var/cache/ovms/{instance.id}"
 
 
 def _environment(pool: Pool, engine: Engine) -> dict[str, str]:

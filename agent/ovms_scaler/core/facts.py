@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from ovms_scaler.core.wedge import Wedge
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitFacts:
@@ -100,6 +102,7 @@ class InstanceFacts:
     )  # what its files on disk say now, by absolute path
     started: bool = False  # it was seen running since the last boot and we did not stop it
     connections: int | None = None  # the proxy's TCP connections to its port
+    has_lost_device: bool = False  # it runs, and a device of its was taken away since it started
     job: bool = False  # a start or stop that the agent asked for is under way
     start_error: str = ""  # what became of the agent's last start, "" when it succeeded
     since_start_sec: float = float("inf")
@@ -127,7 +130,7 @@ class Facts:
 
     ``target`` is ovms.target, None when systemd did not answer; ``target_started`` says that it was
     seen active since the last boot. ``since_reload_sec`` counts from the proxy's last successful
-    installation.
+    installation. ``wedges`` are by PCI address; ``now_sec`` is CLOCK_MONOTONIC in seconds.
     """
 
     instances: Mapping[str, InstanceFacts] = field(default_factory=dict)
@@ -136,3 +139,5 @@ class Facts:
     proxy: ProxyFacts = field(default_factory=ProxyFacts)
     since_reload_sec: float = float("inf")
     since_refusal_sec: float = float("inf")
+    wedges: Mapping[str, Wedge] = field(default_factory=dict)
+    now_sec: float = 0.0

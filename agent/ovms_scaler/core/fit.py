@@ -3,8 +3,8 @@
 
 from dataclasses import dataclass
 
+from ovms_scaler.core.instance import Instance
 from ovms_scaler.core.model import ModelFacts
-from ovms_scaler.core.placement import Instance
 from ovms_scaler.core.spec import Memory, Pool
 from ovms_scaler.core.topology import Topology
 
@@ -34,6 +34,8 @@ def judge(
     weights is not in a model's file size: below the smaller factor nothing can help, between the two it
     may fit.
     """
+    if instance.gpus:
+        return _judge_gpus(instance, pool, model, topology)
     available = _available(instance, topology, sharing)
     if available is None or model.weights_bytes is None:
         return None
@@ -51,6 +53,25 @@ def judge(
         f"{_gib(available)}{' as its part' if sharing > 1 else ''} of the memory of {_where(instance)}",
         hint="use smaller weights (int8, int4), a smaller graph.cache_size, fewer instances_per_node, or "
         'memory = "preferred"',
+    )
+
+
+def _judge_gpus(instance: Instance, pool: Pool, model: ModelFacts, topology: Topology) -> Misfit | None:
+    """Weights are computed as they are; what the host has does not matter, as they are not kept there."""
+    sizes = [gpu.memory_bytes for gpu in topology.gpus if gpu.address in instance.gpus]
+    available = sum(size or 0 for size in sizes)
+    if model.weights_bytes is None or not sizes or None in sizes:
+        return None
+    cache = (pool.graph.cache_size or 0) * GIB
+    if model.weights_bytes + cache <= available:
+        return None
+    return Misfit(
+        certain=True,
+        text=f"instance {instance.id!r} needs {_gib(model.weights_bytes + cache)} (weights "
+        f"{_gib(model.weights_bytes)}, cache {_gib(cache)}), and GPU {', '.join(instance.gpus)} has "
+        f"{_gib(available)}",
+        hint="use smaller weights (int8, int4), a smaller graph.cache_size, or one instance on several GPUs "
+        'with placement = "hetero"',
     )
 
 

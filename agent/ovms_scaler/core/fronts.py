@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from itertools import combinations
 
 from ovms_scaler.core import nginx
-from ovms_scaler.core.placement import Instance, listen_port
+from ovms_scaler.core.instance import Instance
+from ovms_scaler.core.placement import listen_port
 from ovms_scaler.core.spec import Pool, Proxy, ProxyMode, Spec
 from ovms_scaler.core.topology import Topology
 from ovms_scaler.errors import Problem

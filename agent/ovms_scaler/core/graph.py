@@ -271,6 +271,9 @@ def _plugin_config(kind: str, message: pbtxt.Message, options: Graph, place: _Pl
         properties["sampler_num_threads"] = place.threads
     if is_llm and options.kv_cache_precision is not None:
         properties["KV_CACHE_PRECISION"] = options.kv_cache_precision
+    if place.device.startswith("HETERO"):
+        # As OVMS's own exporter writes it for several cards (demos/common/export_models/export_model.py).
+        properties.setdefault("MODEL_DISTRIBUTION_POLICY", "PIPELINE_PARALLEL")
     if place.cache_dir is not None:
         properties["CACHE_DIR"] = place.cache_dir
     return properties

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from ovms_scaler.core import readback
 from ovms_scaler.core.facts import Health, InstanceFacts, Probe, UnitFacts
-from ovms_scaler.core.placement import Instance
+from ovms_scaler.core.instance import Instance
 from ovms_scaler.core.target import Wanted
 
 # Exit statuses of OVMS after which it would only fail again (src/ovms_exit_codes.hpp, src/server.cpp).
@@ -30,6 +30,7 @@ class State(StrEnum):
     stopped = "stopped"
     failed = "failed"
     quarantined = "quarantined"
+    waiting = "waiting"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,8 @@ def judge(wanted: Wanted, facts: InstanceFacts, *, failures: int) -> Verdict:
     """
     instance = wanted.instance
     unit = facts.unit
+    if instance.is_waiting:
+        return Verdict(state=State.waiting, reason=instance.problem or "", hint=instance.hint or "")
     if unit is not None and unit.is_running:
         return _running(wanted, facts, unit, failures)
     if instance.problem is not None:

@@ -6,88 +6,70 @@ from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 from math import gcd
 
+from ovms_scaler.core.books import Books
 from ovms_scaler.core.cpulist import format_cpu_list, parse_cpu_list
-from ovms_scaler.core.spec import Memory, Placement, Pool, Smt, Spec
+from ovms_scaler.core.gpu_placement import gpu_instances, left_over, lend_host_cpus, remember
+from ovms_scaler.core.gpus import ON_GPUS, share_gpus
+from ovms_scaler.core.instance import Cores, Instance
+from ovms_scaler.core.spec import Placement, Pool, Smt, Spec
 from ovms_scaler.core.topology import Node, Topology, memory_node_for
 from ovms_scaler.errors import ConfigError, Problem
-
-Cores = tuple[frozenset[int], ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Instance:
-    """One model server and the part of the machine that is its own.
-
-    ``cpus`` empty means unbound. ``memory`` is None where no memory policy is set; then ``memory_nodes`` is
-    empty. ``inference_threads`` is the number of physical cores. ``problem`` says why it must not be
-    started.
-    """
-
-    id: str
-    pool: str
-    node: int | None
-    cpus: frozenset[int]
-    memory: Memory | None
-    memory_nodes: frozenset[int]
-    inference_threads: int
-    port: int
-    weight: int
-    device: str = "CPU"
-    gpus: tuple[str, ...] = ()
-    render_nodes: tuple[str, ...] = ()
-    problem: str | None = None
-    hint: str | None = None
-
-    @property
-    def unit(self) -> str:
-        return unit_name(self.id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Where everything goes, the port book as it is to be remembered, and what people should know."""
+    """Where everything goes, the books as they are to be remembered, and what people should know."""
 
     instances: tuple[Instance, ...]
-    port_book: Mapping[str, int]
+    books: Books
     warnings: tuple[str, ...]
 
 
-def unit_name(instance_id: str) -> str:
-    return f"ovms@{instance_id}.service"
+def place(spec: Spec, topology: Topology, books: Books, *, planned: bool = True) -> Layout:
+    """Every pool's instances. ``books`` are what earlier calls remembered.
 
-
-def place(spec: Spec, topology: Topology, port_book: Mapping[str, int]) -> Layout:
-    """Every pool's instances. ``port_book`` is what earlier calls gave out, instance id -> port.
-
-    Raises ConfigError when a selector names what is not there, when instances would share a core, or when
-    clients and instances would share a port.
+    Not ``planned`` is a look after something about the devices changed: no cores move from instances on CPUs
+    to GPUs then. Raises ConfigError when a selector names what is not there, when instances would share a
+    core or a GPU, or when clients and instances would share a port.
     """
-    problems: list[Problem] = []
-    warnings: list[str] = []
-    instances: list[Instance] = []
+    shares = share_gpus(spec, topology, books)
+    problems = list(shares.problems) if planned else []
+    warnings = [*shares.warnings, *(f"{one.key} {one.rule}" for one in shares.problems if not planned)]
+    books = remember(spec, topology, books, shares, planned=planned)
+    set_aside = frozenset().union(*(card.host_cpus for card in books.cards.values()))
+    found: dict[str, list[Instance]] = {}
     for index, pool in enumerate(spec.pool):
-        where = f"pool[{index}]"
         if pool.placement is Placement.whole:
-            instances.append(_whole(pool, topology))
-        else:
-            instances += _per_node(pool, topology, where, problems, warnings)
+            found[pool.name] = [_whole(pool, topology)]
+        elif pool.placement is Placement.numa:
+            found[pool.name] = _per_node(pool, topology, set_aside, f"pool[{index}]", problems, warnings)
+    taken = frozenset().union(*(one.cpus for own in found.values() for one in own))
+    books = lend_host_cpus(spec, topology, books, shares, taken)
+    for pool in spec.pool:
+        if pool.placement in ON_GPUS:
+            found[pool.name] = gpu_instances(pool, topology, shares.of[pool.name], books)
+            warnings += left_over(pool, shares.of[pool.name], books)
+    instances = [one for pool in spec.pool for one in found[pool.name]]
     problems += _overlaps(instances, topology)
-    book = _assign_ports(spec, instances, port_book, problems)
+    ports = _assign_ports(spec, instances, books.ports, problems)
     if problems:
         raise ConfigError(problems)
-    placed = tuple(replace(instance, port=book[instance.id]) for instance in instances)
-    return Layout(instances=placed, port_book=book, warnings=tuple(warnings))
+    placed = tuple(replace(instance, port=ports[instance.id]) for instance in instances)
+    return Layout(instances=placed, books=replace(books, ports=ports), warnings=tuple(warnings))
 
 
 def normalise_weights(spec: Spec, instances: Iterable[Instance]) -> dict[str, int]:
     """Weights of instances that answer for each other: ratios of physical cores in lowest terms.
 
-    What the administrator gave stays as it was written.
+    What the administrator gave stays as it was written. An instance on GPUs has no measure of its own, and
+    counts as much as the largest.
     """
     group = tuple(instances)
     given = {pool.name for pool in spec.pool if pool.weight is not None}
-    divisor = 1 if any(one.pool in given for one in group) else gcd(*(one.weight for one in group)) or 1
-    return {one.id: one.weight // divisor for one in group}
+    known = [one.weight for one in group if one.weight]
+    divisor = 1 if any(one.pool in given for one in group) else gcd(*known) or 1
+    largest = max((weight // divisor for weight in known), default=1)
+    return {one.id: one.weight // divisor or largest for one in group}
 
 
 def listen_port(listen: str) -> int:
@@ -111,18 +93,24 @@ def _whole(pool: Pool, topology: Topology) -> Instance:
 
 
 def _per_node(
-    pool: Pool, topology: Topology, where: str, problems: list[Problem], warnings: list[str]
+    pool: Pool,
+    topology: Topology,
+    set_aside: frozenset[int],
+    where: str,
+    problems: list[Problem],
+    warnings: list[str],
 ) -> list[Instance]:
     found: list[Instance] = []
     before = len(problems)
-    usable = topology.allowed - topology.isolated - parse_cpu_list(pool.reserve_cpus)
+    usable = topology.allowed - topology.isolated - parse_cpu_list(pool.reserve_cpus) - set_aside
     for node in _selected_nodes(pool, topology, where, problems):
         cores = topology.cores_in(node.cpus & usable)
         if not cores:
             if node.cpus:
                 warnings.append(
                     f"pool {pool.name!r}: node {node.id} gets no instance: each of its CPUs "
-                    f"{format_cpu_list(node.cpus)} is reserved, isolated or not ours to use"
+                    f"{format_cpu_list(node.cpus)} is reserved, isolated, set aside for GPUs or not ours "
+                    "to use"
                 )
             continue
         if len(cores) < pool.instances_per_node:
@@ -219,6 +207,8 @@ def _overlaps(instances: list[Instance], topology: Topology) -> list[Problem]:
     """One problem for each pair of pools that would share a core; an unbound instance shares every core."""
     owners: dict[frozenset[int], list[Instance]] = {}
     for instance in instances:
+        if instance.is_waiting:
+            continue
         own = topology.cores_in(instance.cpus or topology.allowed)
         for core in {topology.core_of(min(part)) for part in own}:
             owners.setdefault(core, []).append(instance)

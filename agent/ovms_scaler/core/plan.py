@@ -6,14 +6,16 @@ are written only while it does not run; it is stopped only when it gets no reque
 it is ready; and an instance starts only on cores that no other one runs on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ovms_scaler.core.actions import Action, InstallProxy, Remove, Start, StartTarget, Stop, Write
 from ovms_scaler.core.cpulist import format_cpu_list
 from ovms_scaler.core.facts import Facts, InstanceFacts
 from ovms_scaler.core.lifecycle import State, Verdict, is_outdated, judge
+from ovms_scaler.core.recovery import Step, find_hang, plan_recovery, plan_waiting
 from ovms_scaler.core.rotation import Rotation, rotate, routed_now
+from ovms_scaler.core.spec import GpuRules
 from ovms_scaler.core.target import Target, Wanted, render_proxy_files
 
 # Instances that become ready within this time of a reload join together: each reload forgets all counters.
@@ -54,9 +56,11 @@ def plan(target: Target, facts: Facts, *, allow_outage: bool = False) -> Plan:
         name: judge(wanted, facts.instances.get(name, InstanceFacts()), failures=target.health.failures)
         for name, wanted in target.wanted.items()
     }
-    rotation = rotate(target, _complete(target, facts), verdicts, allow_outage=allow_outage)
+    out = {name for name, wanted in target.wanted.items() if _is_out(wanted, facts)}
+    rotation = rotate(target, _complete(target, facts), verdicts, out=out, allow_outage=allow_outage)
     proxy = _plan_proxy(target, facts, rotation, routed)
     actions: list[Action] = [*proxy.actions]
+    wakes = [proxy.wake_in_sec]
     verdicts |= _explain(rotation)
     if _stopped_by_administrator(facts):
         verdicts |= {name: _all_stopped(verdict) for name, verdict in verdicts.items()}
@@ -64,7 +68,12 @@ def plan(target: Target, facts: Facts, *, allow_outage: bool = False) -> Plan:
         if facts.target.active_state != "active":
             actions.append(StartTarget())
         for name, wanted in target.wanted.items():
-            steps, verdict = _plan_instance(wanted, facts, verdicts[name], routed=name in routed)
+            if name in out:
+                step = _plan_out(wanted, facts, verdicts[name], target.gpu, routed=name in routed)
+                steps, verdict = list(step.actions), step.verdict
+                wakes.append(step.wake_in_sec)
+            else:
+                steps, verdict = _plan_instance(wanted, facts, verdicts[name], routed=name in routed)
             actions += steps
             verdicts[name] = verdict
     if facts.target is not None:
@@ -78,15 +87,35 @@ def plan(target: Target, facts: Facts, *, allow_outage: bool = False) -> Plan:
         actions=tuple(actions),
         verdicts=verdicts,
         in_rotation=frozenset(routed),
-        wake_in_sec=_wake(proxy.wake_in_sec, verdicts),
+        wake_in_sec=_wake(wakes, verdicts),
         proxy_error=proxy.error,
     )
 
 
-def _wake(proxy_sec: float | None, verdicts: Mapping[str, Verdict]) -> float | None:
-    if all(verdict.state is not State.draining for verdict in verdicts.values()):
-        return proxy_sec
-    return DRAIN_SEC if proxy_sec is None else min(proxy_sec, DRAIN_SEC)
+def _wake(wakes: Iterable[float | None], verdicts: Mapping[str, Verdict]) -> float | None:
+    draining = any(verdict.state is State.draining for verdict in verdicts.values())
+    return min((sec for sec in (*wakes, DRAIN_SEC if draining else None) if sec is not None), default=None)
+
+
+def _is_out(wanted: Wanted, facts: Facts) -> bool:
+    """Whether its GPU is away or hangs: then it cannot answer, even if it is the last one."""
+    own = facts.instances.get(wanted.instance.id, InstanceFacts())
+    hangs = find_hang(wanted.instance, facts) is not None
+    return wanted.instance.is_waiting or own.has_lost_device or hangs
+
+
+def _plan_out(wanted: Wanted, facts: Facts, verdict: Verdict, rules: GpuRules, *, routed: bool) -> Step:
+    instance = wanted.instance
+    own = facts.instances.get(instance.id, InstanceFacts())
+    hang = find_hang(instance, facts)
+    if hang is None and instance.is_waiting:
+        return plan_waiting(instance, own, routed=routed)
+    if hang is None:
+        lost = replace(instance, problem="its GPU was replaced while it ran")
+        return plan_waiting(lost, own, routed=routed)
+    if verdict.state is State.stopped:
+        return Step(verdict=verdict)  # by the administrator, who may be at work on the card
+    return plan_recovery(instance, *hang, own, rules, now_sec=facts.now_sec, routed=routed)
 
 
 def _complete(target: Target, facts: Facts) -> Facts:

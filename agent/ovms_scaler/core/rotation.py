@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which instances are given requests, which one may leave for a change, and what the proxy is told."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ovms_scaler.core import nginx
@@ -60,8 +60,15 @@ def _routes(facts: Facts) -> Iterator[tuple[str, nginx.Member]]:
             yield path.split("/")[1], member
 
 
-def rotate(target: Target, facts: Facts, verdicts: Mapping[str, Verdict], *, allow_outage: bool) -> Rotation:
-    """Who should be in rotation now.
+def rotate(
+    target: Target,
+    facts: Facts,
+    verdicts: Mapping[str, Verdict],
+    *,
+    out: Collection[str] = (),
+    allow_outage: bool,
+) -> Rotation:
+    """Who should be in rotation now; none of those that are ``out``, as they cannot answer.
 
     A ready instance is added when its placement was read back. One that is routed stays while it is believed
     to serve; when none of its upstream is, all that are alive stay, as an answer from a doubtful one is
@@ -75,11 +82,13 @@ def rotate(target: Target, facts: Facts, verdicts: Mapping[str, Verdict], *, all
     held: dict[str, str] = {}
     for upstream in sorted({wanted.upstream for wanted in target.wanted.values()}):
         names = target.upstream_members(upstream)
-        staying = _staying(names, routed, verdicts)
+        staying = _staying([name for name in names if name not in out], routed, verdicts)
         going = _going(target, facts, names, staying, verdicts, held, allow_outage=allow_outage)
         leaving |= going
         joining = [
-            name for name in names if name not in routed and _may_join(target.wanted[name], facts, verdicts)
+            name
+            for name in names
+            if name not in routed and name not in out and _may_join(target.wanted[name], facts, verdicts)
         ]
         members[upstream] = tuple(
             _member(target.wanted[name], facts.instances[name], routed.get(name))
@@ -94,7 +103,7 @@ def rotate(target: Target, facts: Facts, verdicts: Mapping[str, Verdict], *, all
 
 
 def _staying(
-    names: tuple[str, ...], routed: Mapping[str, nginx.Member], verdicts: Mapping[str, Verdict]
+    names: Iterable[str], routed: Mapping[str, nginx.Member], verdicts: Mapping[str, Verdict]
 ) -> set[str]:
     present = {name for name in names if name in routed}
     serving = {name for name in present if verdicts[name].state in (State.ready, State.suspect)}

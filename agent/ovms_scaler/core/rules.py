@@ -2,6 +2,7 @@
 """From a TOML document to a Spec: the rules that combine several keys, and every problem at once."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from ovms_scaler.core.spec import Placement, Pool, Spec
@@ -34,6 +35,15 @@ _OWN_FLAGS = {
     "--plugin_config": "other properties belong into the model's graph.pbtxt",
     "--log_path": "the journal has the log; a file would grow without end",
 }
+# What a pool can say that its placement has no use for.
+_OF_GPUS = ("gpus", "gpus_per_instance", "host_cpus_per_gpu")
+_WITHOUT_EFFECT = {
+    Placement.numa: _OF_GPUS,
+    Placement.gpu: ("instances_per_node", "gpus_per_instance"),
+    Placement.hetero: ("instances_per_node",),
+    Placement.whole: ("nodes", "instances_per_node", "reserve_cpus", *_OF_GPUS),
+}
+_DEFAULTS = {field.name: field.default for field in fields(Pool)}
 
 
 def parse_spec(document: Mapping[str, Any], reader: Reader) -> Spec:
@@ -71,10 +81,10 @@ def _check_pool(pool: Pool, here: str, reader: Reader) -> None:
             "has no effect with config_path",
             "set these options in the graph.pbtxt of each model of that config.json",
         )
-    if pool.placement is Placement.whole:
-        for name, default in (("nodes", None), ("instances_per_node", 1), ("reserve_cpus", "")):
-            if getattr(pool, name) != default:
-                reader.problem(f"{here}.{name}", 'has no effect with placement = "whole"', "remove it")
+    for name in _WITHOUT_EFFECT[pool.placement]:
+        if getattr(pool, name) != _DEFAULTS[name]:
+            rule = f'has no effect with placement = "{pool.placement}"'
+            reader.problem(f"{here}.{name}", rule, "remove it")
     for name in pool.ovms.environment:
         if VARIABLE.fullmatch(name) is None:
             reader.problem(

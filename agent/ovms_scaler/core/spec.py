@@ -9,8 +9,12 @@ from ovms_scaler.core.table import key, render_schema
 from ovms_scaler.core.values import (
     ABSOLUTE,
     ABSOLUTE_RULE,
+    GPU,
+    GPU_RULE,
     NAME,
     NAME_RULE,
+    VENDOR,
+    VENDOR_RULE,
     cpu_list_rule,
     listen_rule,
     nodes_rule,
@@ -21,6 +25,8 @@ class Placement(StrEnum):
     """How a pool's instances are spread over the machine."""
 
     numa = "numa"
+    gpu = "gpu"
+    hetero = "hetero"
     whole = "whole"
 
 
@@ -76,7 +82,8 @@ class Pool:
     placement: Placement = key(
         Placement.numa,
         example='"numa"',
-        doc="numa: one instance per NUMA node; whole: one unbound instance.",
+        doc="numa: one instance per NUMA node; gpu: one per GPU; hetero: one per group of GPUs; "
+        "whole: one unbound instance.",
     )
     listen: str = key(
         "8000",
@@ -88,7 +95,24 @@ class Pool:
         None,
         check=nodes_rule,
         example='"0-2"',
-        doc="NUMA nodes to use, in the kernel's list form; all by default.",
+        doc="NUMA nodes to use, or whose GPUs to use, in the kernel's list form; all by default.",
+    )
+    gpus: tuple[str, ...] = key(
+        (),
+        pattern=GPU,
+        rule=GPU_RULE,
+        example='["0000:03:00.0"]',
+        doc="PCI addresses or device ids of the GPUs that this pool uses; all by default.",
+    )
+    gpus_per_instance: int = key(
+        2, minimum=2, maximum=16, example="2", doc="GPUs that one instance spans, with placement hetero."
+    )
+    host_cpus_per_gpu: int = key(
+        4,
+        minimum=1,
+        maximum=256,
+        example="4",
+        doc="CPUs set aside for the host threads of each GPU, in whole cores; at most half of its node.",
     )
     smt: Smt = key(
         Smt.all,
@@ -114,7 +138,8 @@ class Pool:
         minimum=1,
         maximum=10000,
         example="32",
-        doc="Share of requests of each instance; by default its number of physical cores.",
+        doc="Share of requests of each instance; by default its number of physical cores, and for one on "
+        "GPUs as much as the largest that answers for the same model.",
     )
     waiting_room: int = key(
         1024,
@@ -188,6 +213,59 @@ class HealthRules:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GpuRules:
+    """Which GPUs are used, and what is done about one that hangs."""
+
+    vendors: tuple[str, ...] = key(
+        ("0x8086",),
+        pattern=VENDOR,
+        rule=VENDOR_RULE,
+        example='["0x8086"]',
+        doc="PCI vendor ids of the GPUs to use; OpenVINO's GPU plug-in is for Intel's.",
+    )
+    include: tuple[str, ...] = key(
+        (),
+        pattern=GPU,
+        rule=GPU_RULE,
+        example='["0xe20b"]',
+        doc="PCI addresses or device ids; when given, no other GPUs are used, and these whatever they are.",
+    )
+    exclude: tuple[str, ...] = key(
+        (),
+        pattern=GPU,
+        rule=GPU_RULE,
+        example='["0000:03:00.0"]',
+        doc="PCI addresses or device ids of GPUs that are never used.",
+    )
+    include_integrated: bool = key(
+        default=False,
+        example="true",
+        doc="Whether integrated GPUs are used beside discrete ones; alone they are.",
+    )
+    drain_timeout_sec: int = key(
+        30,
+        minimum=0,
+        maximum=3600,
+        example="30",
+        doc="Seconds that requests on a GPU that hangs may still take before its instance is stopped.",
+    )
+    recovery_attempts: int = key(
+        3,
+        minimum=0,
+        maximum=100,
+        example="3",
+        doc="Times in a row that a GPU that hangs is recovered before its instance is quarantined.",
+    )
+    recovery_window_sec: int = key(
+        600,
+        minimum=1,
+        maximum=86400,
+        example="600",
+        doc="Seconds without a hang after which earlier ones no longer count.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
     """The whole configuration."""
 
@@ -195,6 +273,7 @@ class Spec:
     engine: Engine = key(Engine, example="{}", doc="Where the engine is installed.")
     proxy: Proxy = key(Proxy, example="{}", doc="How clients are received and spread.")
     health: HealthRules = key(HealthRules, example="{}", doc="When an instance is believed to serve.")
+    gpu: GpuRules = key(GpuRules, example="{}", doc="Which GPUs are used, and what is done when one hangs.")
 
 
 def schema() -> dict[str, object]:

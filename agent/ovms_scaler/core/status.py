@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from ovms_scaler.core.cpulist import format_cpu_list
 from ovms_scaler.core.facts import Facts
+from ovms_scaler.core.instance import Instance, unit_name
 from ovms_scaler.core.lifecycle import State
-from ovms_scaler.core.placement import Instance, unit_name
 from ovms_scaler.core.plan import Plan
 from ovms_scaler.core.target import Target
 

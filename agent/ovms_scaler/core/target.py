@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ovms_scaler.core import engine, fit, fronts, nginx
+from ovms_scaler.core.books import Books
 from ovms_scaler.core.graph import graph_device_conflict
+from ovms_scaler.core.instance import Instance
 from ovms_scaler.core.model import ModelFacts, ModelKind
-from ovms_scaler.core.placement import Instance, Layout, normalise_weights, place
-from ovms_scaler.core.spec import HealthRules, Pool, Spec
+from ovms_scaler.core.placement import Layout, normalise_weights, place
+from ovms_scaler.core.spec import GpuRules, HealthRules, Pool, Spec
 from ovms_scaler.core.topology import Topology
 from ovms_scaler.core.unit import drop_in_path, render_drop_in
 from ovms_scaler.errors import ConfigError, InputError
@@ -39,8 +41,9 @@ class Target:
     wanted: Mapping[str, Wanted]
     fronts: tuple[nginx.Front, ...]
     proxy: nginx.ProxySettings
-    port_book: Mapping[str, int]
+    books: Books
     health: HealthRules
+    gpu: GpuRules
     warnings: tuple[str, ...]
 
     @property
@@ -55,15 +58,17 @@ def resolve(
     spec: Spec,
     topology: Topology,
     models: Mapping[str, ModelFacts],
-    port_book: Mapping[str, int],
+    books: Books,
     *,
+    planned: bool = True,
     ipv6: bool = True,
 ) -> Target:
     """The target. ``models`` holds what is known of each pool's model, by pool name.
 
-    Raises ConfigError when the parts of the configuration contradict each other or the machine.
+    ``planned`` as in ``place``. Raises ConfigError when the parts of the configuration contradict each other
+    or the machine.
     """
-    layout = _place(spec, topology, port_book)
+    layout = _place(spec, topology, books, planned=planned)
     upstreams = fronts.upstream_of(spec)
     pools = {pool.name: pool for pool in spec.pool}
     weights: dict[str, int] = {}
@@ -72,7 +77,8 @@ def resolve(
     warnings = [*topology.warnings, *layout.warnings]
     warnings += [f"pool {name!r}: {text}" for name in pools for text in models[name].warnings]
     wanted: dict[str, Wanted] = {}
-    sharing = Counter(one.memory_nodes for one in layout.instances)
+    # What is on GPUs has its weights there.
+    sharing = Counter(one.memory_nodes for one in layout.instances if not one.gpus)
     for instance in layout.instances:
         pool, model = pools[instance.pool], models[instance.pool]
         placed = _judge(
@@ -89,17 +95,18 @@ def resolve(
         wanted=wanted,
         fronts=fronts.fronts_of(spec, upstreams, layout.instances),
         proxy=fronts.proxy_settings(spec.proxy, topology, slots=slots, ipv6=ipv6),
-        port_book=layout.port_book,
+        books=layout.books,
         health=spec.health,
+        gpu=spec.gpu,
         warnings=tuple(dict.fromkeys(warnings)),
     )
 
 
-def _place(spec: Spec, topology: Topology, port_book: Mapping[str, int]) -> Layout:
+def _place(spec: Spec, topology: Topology, books: Books, *, planned: bool) -> Layout:
     """The layout. Raises ConfigError with what is wrong with it and with where clients are to connect."""
     problems = fronts.listen_problems(spec)
     try:
-        layout = place(spec, topology, port_book)
+        layout = place(spec, topology, books, planned=planned)
     except ConfigError as error:
         raise ConfigError([*error.problems, *problems]) from error
     if problems:
@@ -116,6 +123,8 @@ def _judge(
     instance: Instance, pool: Pool, model: ModelFacts, topology: Topology, sharing: int, warnings: list[str]
 ) -> Instance:
     """The instance with what forbids to start it, if anything does."""
+    if instance.is_waiting:
+        return instance
     if model.problem is not None:
         return replace(instance, problem=model.problem, hint=model.hint)
     if (conflict := graph_device_conflict(model, instance.device)) is not None:
@@ -133,7 +142,10 @@ def _judge(
 
 
 def _want(instance: Instance, pool: Pool, spec: Spec, model: ModelFacts, upstream: str) -> Wanted:
-    """The instance with its files, which stand ready also while a problem forbids to start it."""
+    """The instance with its files, which stand ready also while a problem forbids to start it.
+
+    One that waits for a device has none, as they would name what is not there; the proxy knows it all along.
+    """
     if model.kind is None:
         # What it is cannot be seen yet; most models are directories without a graph of their own.
         model = replace(model, kind=ModelKind.config if pool.config_path is not None else ModelKind.llm)
@@ -147,10 +159,11 @@ def _want(instance: Instance, pool: Pool, spec: Spec, model: ModelFacts, upstrea
     command = engine.render_command(instance, pool, spec.engine, model)
     drop_in = render_drop_in(instance, command, model=fronts.served(pool))
     expected = engine.expected_names(pool, model)
+    files = {} if instance.is_waiting else {**own_graph, drop_in_path(instance.id): drop_in}
     return Wanted(
         instance=instance,
         upstream=upstream,
-        files={**own_graph, drop_in_path(instance.id): drop_in},
+        files=files,
         expected=expected,
         warm=expected if model.generates else (),
         max_conns=engine.room(pool),

@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 
 from ovms_scaler.core.cpulist import format_cpu_list
 from ovms_scaler.core.engine import Command
-from ovms_scaler.core.placement import Instance, unit_name
+from ovms_scaler.core.instance import Instance, unit_name
 from ovms_scaler.core.spec import Memory
 
 UNIT_DIRECTORY = PurePosixPath("/run/systemd/system")
@@ -19,22 +19,51 @@ def drop_in_path(instance_id: str) -> str:
 
 def render_drop_in(instance: Instance, command: Command, *, model: str) -> str:
     """The placement and the command of one instance in the syntax of systemd.unit(5) and systemd.exec(5)."""
-    where = "unbound" if instance.node is None else f"on NUMA node {instance.node}"
+    where = _where(instance)
     lines = [
         f"# Written by ovms-scaler for instance {instance.id}; it is replaced whenever the plan changes.",
         f"# Add your own settings with: systemctl edit {instance.unit}",
         "",
         "[Unit]",
         f"Description={_value(f'OpenVINO Model Server, {instance.id}: {model} {where}')}",
+        *_bindings(instance),
         "",
         "[Service]",
         *_placement(instance),
+        *_devices(instance),
         f"LimitNOFILE={command.open_files}",
         *(f"Environment={_quote(f'{name}={text}')}" for name, text in command.environment.items()),
         "ExecStart=",
         "ExecStart=" + " \\\n    ".join(_options(_command_line(*command.argv))),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _where(instance: Instance) -> str:
+    if instance.gpus:
+        return f"on GPU {', '.join(instance.gpus)}"
+    return "unbound" if instance.node is None else f"on NUMA node {instance.node}"
+
+
+def _bindings(instance: Instance) -> list[str]:
+    """When a card goes, systemd itself stops the unit, which takes the instance out of rotation.
+
+    systemd has a unit for each device with udev's tag "systemd", which the package gives to render nodes
+    (systemd.device(5)).
+    """
+    units = [f"{node.strip('/').replace('/', '-')}.device" for node in instance.render_nodes]
+    return [f"{key}={' '.join(units)}" for key in ("BindsTo", "After") if units]
+
+
+def _devices(instance: Instance) -> list[str]:
+    """Its own render nodes, and no other: the template has PrivateDevices=, which opens and shows none."""
+    if not instance.render_nodes:
+        return []
+    return [
+        "SupplementaryGroups=render",
+        *(f"DeviceAllow={node} rw" for node in instance.render_nodes),
+        *(f"BindPaths={node}" for node in instance.render_nodes),
+    ]
 
 
 def _placement(instance: Instance) -> list[str]:

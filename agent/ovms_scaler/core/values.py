@@ -14,6 +14,11 @@ ABSOLUTE_RULE = "must be an absolute path"
 # systemd refuses an executable path with one of these (string_is_safe() in src/basic/string-util.c).
 PROGRAM = r"/[^\x00-\x1f\x7f\"'\\]*"
 PROGRAM_RULE = "must be an absolute path without quotes and backslashes"
+# A PCI address as sysfs prints it (domains have more than four digits behind Intel's VMD), or a device id.
+GPU = r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]|0x[0-9a-f]{4}"
+GPU_RULE = "must be a PCI address or a device id, in lower case"
+VENDOR = r"0x[0-9a-f]{4}"
+VENDOR_RULE = "must be a PCI vendor id, in lower case"
 # What systemd.exec(5) takes as a variable's name in Environment=.
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from ovms_scaler.core.placement import unit_name
+from ovms_scaler.core.instance import unit_name
 from ovms_scaler.core.status import instance_document
 from ovms_scaler.offline import Preview
 

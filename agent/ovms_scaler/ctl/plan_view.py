@@ -9,7 +9,7 @@ from rich.text import Text
 
 from ovms_scaler.config import Config
 from ovms_scaler.core.cpulist import format_cpu_list
-from ovms_scaler.core.placement import Instance
+from ovms_scaler.core.instance import Instance
 from ovms_scaler.core.spec import Pool
 from ovms_scaler.ctl.changes import Action, FileChange, describe_actions, render_diff
 from ovms_scaler.ctl.output import printable

@@ -3,19 +3,23 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
 from ovms_scaler import config as configuration
+from ovms_scaler.core.books import Books
+from ovms_scaler.core.device_event import DeviceEvent
 from ovms_scaler.core.facts import Facts
 from ovms_scaler.core.lifecycle import State
 from ovms_scaler.core.plan import Plan, plan
+from ovms_scaler.core.spec import GpuRules
 from ovms_scaler.core.status import Document, Since, status_document
 from ovms_scaler.core.target import Target
 from ovms_scaler.daemon.apply import Applier
 from ovms_scaler.daemon.observe import Observer
+from ovms_scaler.daemon.wedges import Wedges
 from ovms_scaler.errors import HostError, ScalerError
 from ovms_scaler.host.notify import Notifier
 from ovms_scaler.host.store import Store
@@ -28,7 +32,14 @@ PASS_INTERVAL_SEC = 10.0
 FAILED_PASS_SEC = 1.0
 # Beyond any job that a pass waits for (host/systemd.JOB_SEC, twice: a reload and going back).
 LONGEST_PASS_SEC = 300.0
+ACCEPTED = "accepted"  # the store's note of the configuration in force
 BAD = frozenset({State.failed, State.quarantined, State.ejected, State.suspect})
+
+
+class Resolve(Protocol):
+    """Makes a target of a configuration. Raises ScalerError."""
+
+    def __call__(self, config: configuration.Config, books: Books, *, planned: bool) -> Target: ...
 
 
 class Agent:
@@ -38,18 +49,20 @@ class Agent:
         self,
         *,
         config_file: Path,
-        resolve: Callable[[configuration.Config, dict[str, int]], Target],
+        resolve: Resolve,
         store: Store,
         observer: Observer,
         applier: Applier,
+        wedges: Wedges,
         notifier: Notifier,
     ) -> None:
-        """``resolve`` makes a target of a configuration."""
+        """``resolve`` makes a target of a configuration; ``planned`` as in core.placement.place."""
         self._config_file = config_file
         self._resolve = resolve
         self._store = store
         self._observer = observer
         self._applier = applier
+        self._wedges = wedges
         self._notifier = notifier
         self._config: configuration.Config | None = None
         self._config_error = ""
@@ -60,12 +73,29 @@ class Agent:
         self._since: dict[str, Since] = {}
         self._allow_outage = False
         self._failures: tuple[str, ...] = ()
+        self._devices_changed = False
+        self._polls_devices = False
         self._pass_began = time.monotonic()
         self._wake = asyncio.Event()
 
     def wake(self, _unit: str = "") -> None:
         """Have the next pass begin at once, or right after the one under way."""
         self._wake.set()
+
+    def note_devices(self) -> None:
+        """Have the machine looked at anew, as something about its devices changed."""
+        self._devices_changed = True
+        self.wake()
+
+    def poll_devices(self) -> None:
+        """Look at the machine anew in every pass, as nobody tells of changes."""
+        self._polls_devices = True
+
+    def note_hang(self, event: DeviceEvent) -> None:
+        """Take in that a GPU hangs."""
+        rules = self._config.spec.gpu if self._config is not None else GpuRules()
+        self._wedges.note_hang(event, window_sec=rules.recovery_window_sec)
+        self.wake()
 
     def load(self) -> None:
         """Take the configuration; a bad one leaves the last accepted in this boot in force, if any."""
@@ -75,7 +105,7 @@ class Agent:
         except ScalerError as error:
             self._config_error = str(error)
             log.error("configuration not accepted", file=str(self._config_file), error=str(error))
-        accepted = self._store.read_accepted()
+        accepted = self._store.read_note(ACCEPTED)
         if accepted is None:
             return
         try:
@@ -147,30 +177,37 @@ class Agent:
         )
 
     def _accept(self, config: configuration.Config, *, remember: bool = True) -> None:
-        target = self._resolve(config, self._store.read_port_book())
+        target = self._resolve(config, self._store.read_books(), planned=True)
         self._config, self._target = config, target
+        self._remember(target.books, config if remember else None)
+
+    def _remember(self, books: Books, config: configuration.Config | None = None) -> None:
         self._store_error = ""
         try:
-            self._store.write_port_book(target.port_book)
-            if remember:
-                self._store.write_accepted(config.document())
+            self._store.write_books(books)
+            if config is not None:
+                self._store.write_note(ACCEPTED, config.document())
         except HostError as error:
             # The plan holds without it until the next boot; status says so until then.
             self._store_error = error.message
             log.error("state not written", error=error.message, hint=error.hint)
 
     def _look_again(self) -> None:
-        """Resolve anew when something forbids to start an instance, as it may be gone."""
-        if (
-            self._config is None
-            or self._target is None
-            or not any(one.problem for one in self._target.instances)
-        ):
+        """Resolve anew when devices changed, or something forbids to start an instance: it may be gone."""
+        if self._config is None or self._target is None:
             return
+        changed = self._devices_changed or self._polls_devices
+        if not changed and not any(one.problem for one in self._target.instances):
+            return
+        self._devices_changed = False
+        before = self._target
         try:
-            self._target = self._resolve(self._config, self._store.read_port_book())
+            self._target = self._resolve(self._config, before.books, planned=False)
         except ScalerError as error:
             log.warning("cannot resolve again, going on with the earlier target", error=str(error))
+            return
+        if self._target.books != before.books or self._store_error:
+            self._remember(self._target.books)
 
     async def _observe(self) -> None:
         self._pass_began = time.monotonic()

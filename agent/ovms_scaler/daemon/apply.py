@@ -10,10 +10,13 @@ from typing import assert_never
 import structlog
 
 from ovms_scaler.core import actions
-from ovms_scaler.core.placement import unit_name
+from ovms_scaler.core.instance import unit_name
 from ovms_scaler.core.plan import Plan
-from ovms_scaler.daemon.observe import PROXY_UNIT, TARGET_UNIT, Memory
+from ovms_scaler.core.wedge import HELPER_METHODS
+from ovms_scaler.daemon.observe import Memory
 from ovms_scaler.daemon.ports import ProxyPort, Units
+from ovms_scaler.daemon.started import PROXY_UNIT, TARGET_UNIT
+from ovms_scaler.daemon.wedges import Wedges
 from ovms_scaler.errors import HostError
 from ovms_scaler.host.store import Store
 
@@ -30,6 +33,7 @@ class Applier:
         proxy: ProxyPort,
         store: Store,
         memory: Memory,
+        wedges: Wedges,
         settled: Callable[[], None] = lambda: None,
     ) -> None:
         """``settled`` is called when a job in the background has ended."""
@@ -37,6 +41,7 @@ class Applier:
         self._proxy = proxy
         self._store = store
         self._memory = memory
+        self._wedges = wedges
         self._settled = settled
         self._jobs: set[asyncio.Task[None]] = set()
         self._failures: tuple[str, ...] = ()
@@ -70,6 +75,7 @@ class Applier:
         """Have what was refused tried again at once, as the administrator may have removed the cause."""
         self._memory.refused_at = float("-inf")
         self._memory.start_errors.clear()
+        self._wedges.forget()
 
     async def close(self) -> None:
         """Stop waiting for jobs; systemd carries them out all the same."""
@@ -92,6 +98,8 @@ class Applier:
                 self._spawn(action.instance, self._start(action))
             case actions.Stop():
                 self._spawn(action.instance, self._stop(action))
+            case actions.Recover():
+                self._spawn(action.instance, self._recover(action))
             case actions.InstallProxy():
                 await self._install(action)
             case _:
@@ -136,6 +144,27 @@ class Applier:
             await self._units.stop(unit)
         except HostError as error:
             log.error("instance not stopped", instance=action.instance, unit=unit, error=error.message)
+
+    async def _recover(self, action: actions.Recover) -> None:
+        """Through a unit, as the agent's own sandbox keeps it from touching devices."""
+        keys = {"instance": action.instance, "address": action.address, "method": action.method}
+        log.info("recovering GPU", **keys)
+        error = ""
+        if action.method in HELPER_METHODS:
+            unit = f"ovms-scaler-gpu-recovery@{action.method}-{action.address}.service"
+            try:
+                with contextlib.suppress(HostError):
+                    await self._units.reset_failed(unit)
+                result = await self._units.start(unit)
+                error = "" if result == "done" else f"{action.method} did not help (journalctl -u {unit})"
+            except HostError as failure:
+                error = failure.message
+        if error:
+            self._wedges.note_failed(action.address, error)
+            log.error("GPU not recovered", error=error, **keys)
+        else:
+            self._wedges.note_recovered(action.address)
+            log.info("GPU recovered", **keys)
 
     async def _install(self, action: actions.InstallProxy) -> None:
         memory = self._memory

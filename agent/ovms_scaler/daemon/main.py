@@ -16,14 +16,18 @@ import structlog
 
 from ovms_scaler import __version__, log, offline
 from ovms_scaler.config import CONFIG_FILE, Config
+from ovms_scaler.core.books import Books
 from ovms_scaler.core.fronts import PROXY_DIRECTORY
 from ovms_scaler.core.target import Target
 from ovms_scaler.daemon.agent import Agent
 from ovms_scaler.daemon.apply import Applier
 from ovms_scaler.daemon.control import Control
+from ovms_scaler.daemon.devices import DeviceWatch
 from ovms_scaler.daemon.health import HealthWatch
 from ovms_scaler.daemon.observe import Memory, Observer
+from ovms_scaler.daemon.wedges import Wedges
 from ovms_scaler.errors import HostError, ScalerError
+from ovms_scaler.host.devices import DeviceMonitor
 from ovms_scaler.host.nginx import Nginx
 from ovms_scaler.host.notify import Notifier
 from ovms_scaler.host.ovms import Engine
@@ -69,19 +73,35 @@ async def _run(config_file: Path) -> None:
             lambda port, timeout_sec: Engine(port, timeout_sec=timeout_sec), lambda: agent.wake()
         )
         proxy = Nginx(Path(PROXY_DIRECTORY), units)
+        wedges = Wedges(store)
         observer = Observer(
-            units=units, proxy=proxy, store=store, health=health, memory=memory, proxy_uid=_uid(PROXY_USER)
+            units=units,
+            proxy=proxy,
+            store=store,
+            health=health,
+            memory=memory,
+            wedges=wedges,
+            proxy_uid=_uid(PROXY_USER),
         )
-        applier = Applier(units=units, proxy=proxy, store=store, memory=memory, settled=lambda: agent.wake())
+        applier = Applier(
+            units=units,
+            proxy=proxy,
+            store=store,
+            memory=memory,
+            wedges=wedges,
+            settled=lambda: agent.wake(),
+        )
         agent = Agent(
             config_file=config_file,
             resolve=_resolve,
             store=store,
             observer=observer,
             applier=applier,
+            wedges=wedges,
             notifier=notifier,
         )
         units.subscribe(agent.wake)
+        devices = _watch_devices(agent)
         control = Control(agent)
         agent.load()
         await control.open()
@@ -90,11 +110,27 @@ async def _run(config_file: Path) -> None:
             await _until_terminated(agent)
         finally:
             notifier.stopping()
+            devices.close()
             await control.close()
             await applier.close()
             await health.close()
             logger.info("agent stopped")
             notifier.close()
+
+
+def _watch_devices(agent: Agent) -> contextlib.ExitStack:
+    """Listen to udev until the stack is closed."""
+    stack = contextlib.ExitStack()
+    try:
+        monitor = DeviceMonitor()
+        watch = DeviceWatch(monitor, changed=agent.note_devices, wedged=agent.note_hang)
+    except HostError as error:
+        logger.warning("no word of devices, looking at them all the time", error=error.message)
+        agent.poll_devices()
+        return stack
+    stack.callback(monitor.close)
+    stack.callback(watch.close)
+    return stack
 
 
 async def _until_terminated(agent: Agent) -> None:
@@ -119,8 +155,8 @@ def _reload(agent: Agent) -> None:
         agent.reload(allow_outage=False)
 
 
-def _resolve(config: Config, port_book: dict[str, int]) -> Target:
-    return offline.resolve_config(config, read_topology(), port_book)
+def _resolve(config: Config, books: Books, *, planned: bool) -> Target:
+    return offline.resolve_config(config, read_topology(), books, planned=planned)
 
 
 def _uid(user: str) -> int | None:

@@ -7,17 +7,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ovms_scaler.core.facts import ExecFacts, Facts, InstanceFacts, ProxyFacts, UnitFacts
-from ovms_scaler.core.placement import unit_name
+from ovms_scaler.core.instance import unit_name
 from ovms_scaler.core.rotation import routed_now
 from ovms_scaler.core.target import Target
+from ovms_scaler.daemon import started
 from ovms_scaler.daemon.health import HealthWatch
 from ovms_scaler.daemon.ports import ProxyPort, Units
+from ovms_scaler.daemon.started import PROXY_UNIT, TARGET_UNIT
+from ovms_scaler.daemon.wedges import Wedges
 from ovms_scaler.errors import HostError
 from ovms_scaler.host.processes import read_connections, read_process
+from ovms_scaler.host.render_nodes import read_identities
 from ovms_scaler.host.store import Store
 
-TARGET_UNIT = "ovms.target"
-PROXY_UNIT = "ovms-scaler-proxy.service"
 PATTERN = "ovms@*.service"
 
 
@@ -45,6 +47,7 @@ class Observer:
         store: Store,
         health: HealthWatch,
         memory: Memory,
+        wedges: Wedges,
         proxy_uid: int | None,
         root: Path = Path("/"),
     ) -> None:
@@ -54,6 +57,7 @@ class Observer:
         self._store = store
         self._health = health
         self._memory = memory
+        self._wedges = wedges
         self._proxy_uid = proxy_uid
         self._root = root
         self.problems: list[str] = []
@@ -72,22 +76,33 @@ class Observer:
         names, units = await self._read_units(target)
         switch = units.get(TARGET_UNIT)
         activation = switch.invocation_id if switch is not None else ""
-        for unit in units.values():
-            if unit.active_state in ("active", "activating"):
-                self._remember_started(unit.unit, activation)
-        started = self._read_started(activation)
+        seen = started.look(
+            self._store,
+            units.values(),
+            activation=activation,
+            devices={
+                wanted.instance.unit: read_identities(wanted.instance.render_nodes, self._root)
+                for wanted in target.wanted.values()
+                if wanted.instance.gpus
+            },
+            stopping={unit_name(name) for name in self._memory.jobs},
+        )
+        self.problems += seen.problems
         instances = {
-            name: await self._read_instance(name, units.get(unit_name(name)), started) for name in names
+            name: await self._read_instance(name, units.get(unit_name(name)), seen) for name in names
         }
-        proxy = self._read_proxy(units.get(PROXY_UNIT), generation, started)
+        proxy = self._read_proxy(units.get(PROXY_UNIT), generation, seen)
+        self._forget_pulled_out(target)
         now = time.monotonic()
         facts = Facts(
             instances=instances,
             target=switch,
-            target_started=TARGET_UNIT in started,
+            target_started=TARGET_UNIT in seen.started,
             proxy=proxy,
             since_reload_sec=now - self._memory.reloaded_at,
             since_refusal_sec=now - self._memory.refused_at,
+            wedges=self._wedges.read(),
+            now_sec=now,
         )
         return self._with_connections(self._follow(facts, target), target)
 
@@ -103,31 +118,17 @@ class Observer:
             self.problems.append(error.message)
             return sorted(names), {}
 
-    def _remember_started(self, unit: str, activation: str) -> None:
-        if unit.removeprefix("ovms@").removesuffix(".service") in self._memory.jobs:
-            return  # the agent is stopping it; what is seen of it may be older than that
-        try:
-            self._store.write_started(unit, activation)
-        except HostError as error:
-            self.problems.append(error.message)
+    def _forget_pulled_out(self, target: Target) -> None:
+        """A card that comes back has not hung yet; one that is being recovered may be away for a moment."""
+        gone = {
+            address
+            for name, wanted in target.wanted.items()
+            if name not in self._memory.jobs
+            for address in wanted.instance.missing_gpus
+        }
+        self._wedges.forget(gone)
 
-    def _read_started(self, activation: str) -> frozenset[str]:
-        """Who was seen running; instances only if it was since ovms.target was started last.
-
-        An instance that does not run although it did was then stopped by itself, and not with the target,
-        whose start is to bring back all of them.
-        """
-        try:
-            started = self._store.read_started()
-        except HostError as error:
-            self.problems.append(error.message)
-            return frozenset()
-        others = {TARGET_UNIT, PROXY_UNIT}
-        return frozenset(unit for unit, note in started.items() if unit in others or note == activation)
-
-    async def _read_instance(
-        self, name: str, unit: UnitFacts | None, started: frozenset[str]
-    ) -> InstanceFacts:
+    async def _read_instance(self, name: str, unit: UnitFacts | None, seen: started.Seen) -> InstanceFacts:
         files: Mapping[str, str] = {}
         process = None
         try:
@@ -142,7 +143,8 @@ class Observer:
             exec=await self._read_exec(name, unit),
             process=process,
             files=files,
-            started=unit_name(name) in started,
+            started=unit_name(name) in seen.started,
+            has_lost_device=unit_name(name) in seen.lost_device,
             job=name in self._memory.jobs,
             start_error=message,
             since_start_sec=time.monotonic() - at,
@@ -165,9 +167,7 @@ class Observer:
         self._memory.exec[name] = (unit.invocation_id, understood)
         return understood
 
-    def _read_proxy(
-        self, unit: UnitFacts | None, generation: str | None, started: frozenset[str]
-    ) -> ProxyFacts:
+    def _read_proxy(self, unit: UnitFacts | None, generation: str | None, seen: started.Seen) -> ProxyFacts:
         files: Mapping[str, str] = {}
         try:
             files = self._proxy.read().files
@@ -177,7 +177,7 @@ class Observer:
             files=files,
             generation=generation,
             unit=unit,
-            started=PROXY_UNIT in started,
+            started=PROXY_UNIT in seen.started,
             error=self._memory.proxy_error,
             refused=self._memory.proxy_refused,
         )
@@ -202,7 +202,7 @@ class Observer:
         ports = {
             name: port
             for name in facts.instances
-            if (port := target.port_book.get(name)) is not None
+            if (port := target.books.ports.get(name)) is not None
             and name not in routed
             and (unit := facts.instances[name].unit) is not None
             and unit.is_running

@@ -3,15 +3,18 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from ovms_scaler.core.books import Books, gpu_book_document, parse_gpu_book, parse_ports
 from ovms_scaler.core.engine import GRAPH_FILE, instance_directory
 from ovms_scaler.core.unit import UNIT_DIRECTORY, drop_in_path
-from ovms_scaler.errors import HostError
+from ovms_scaler.errors import HostError, InputError
 from ovms_scaler.host import files
 
+T = TypeVar("T")
 STATE = "/var/lib/ovms-scaler"
 RUN = "/run/ovms-scaler"
 _DROP_IN_DIRECTORY = re.compile(r"ovms@(?P<instance>[a-z0-9][a-z0-9.:-]*)\.service\.d")
@@ -23,42 +26,42 @@ class Store:
     def __init__(self, root: Path = Path("/")) -> None:
         self._root = root
 
-    def read_port_book(self) -> dict[str, int]:
-        """Instance id -> port. Raises HostError for a book that cannot be trusted."""
-        path = files.below(self._root, f"{STATE}/ports.json")
+    def read_books(self) -> Books:
+        """What is remembered for good. Raises HostError for a book that cannot be trusted."""
+        ports = self._read_book(_PORTS, parse_ports)
+        cards, groups = self._read_book(_GPUS, parse_gpu_book) or ({}, {})
+        return Books(ports=ports or {}, cards=cards, groups=groups)
+
+    def write_books(self, books: Books) -> None:
+        """Raises HostError."""
+        for book, document in ((_PORTS, dict(books.ports)), (_GPUS, gpu_book_document(books))):
+            text = json.dumps(document, indent=1, sort_keys=True) + "\n"
+            path = files.below(self._root, f"{STATE}/{book.file}")
+            if files.read_text(path) != text and (document != book.empty or path.exists()):
+                files.write_text(path, text, durable=True)
+
+    def _read_book(self, book: "_Book", parse: Callable[[object], T]) -> T | None:
+        path = files.below(self._root, f"{STATE}/{book.file}")
         text = files.read_text(path)
         if text is None:
-            return {}
+            return None
         try:
-            book = json.loads(text)
-        except ValueError as error:
-            raise _corrupt(path, str(error)) from error
-        if not isinstance(book, dict) or not all(
-            type(port) is int and 0 < port < 65536 for port in book.values()
-        ):
-            raise _corrupt(path, "it must map instance ids to ports")
-        if len(set(book.values())) != len(book):
-            raise _corrupt(path, "two instances have the same port")
-        return book
+            return parse(json.loads(text))
+        except (ValueError, RecursionError, InputError) as error:
+            raise HostError(f"cannot use the {book.name} {path}: {error}", hint=book.hint) from error
 
-    def write_port_book(self, book: Mapping[str, int]) -> None:
-        """Raises HostError."""
-        text = json.dumps(dict(book), indent=1, sort_keys=True) + "\n"
-        files.write_text(files.below(self._root, f"{STATE}/ports.json"), text, durable=True)
-
-    def read_accepted(self) -> Any:
-        """The configuration accepted last in this boot, as JSON; None for none or an unreadable one."""
+    def read_note(self, name: str) -> Any:
+        """What was noted under a name in this boot, as JSON; None for nothing, or an unreadable note."""
         try:
-            text = files.read_text(files.below(self._root, f"{RUN}/accepted.json"))
+            text = files.read_text(files.below(self._root, f"{RUN}/{name}.json"))
             return None if text is None else json.loads(text)
         except (HostError, ValueError, RecursionError):
             return None
 
-    def write_accepted(self, document: object) -> None:
+    def write_note(self, name: str, document: object) -> None:
         """Raises HostError."""
-        files.write_text(
-            files.below(self._root, f"{RUN}/accepted.json"), json.dumps(document, sort_keys=True)
-        )
+        path = files.below(self._root, f"{RUN}/{name}.json")
+        files.write_text(path, json.dumps(document, sort_keys=True))
 
     def read_started(self) -> dict[str, str]:
         """Units that were seen running since the last boot and that the agent did not stop.
@@ -127,8 +130,25 @@ def instance_paths(instance: str) -> Iterable[str]:
     return (drop_in_path(instance), str(instance_directory(instance) / GRAPH_FILE))
 
 
-def _corrupt(path: Path, why: str) -> HostError:
-    return HostError(
-        f"cannot use the port book {path}: {why}",
-        hint="restore it, or remove it while nothing runs: instances then get ports anew",
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Book:
+    """One file of what is remembered; ``empty`` is the document with nothing in it."""
+
+    file: str
+    name: str
+    hint: str
+    empty: Mapping[str, object]
+
+
+_PORTS = _Book(
+    file="ports.json",
+    name="port book",
+    hint="restore it, or remove it while nothing runs: instances then get ports anew",
+    empty={},
+)
+_GPUS = _Book(
+    file="gpus.json",
+    name="GPU book",
+    hint="restore it, or remove it while nothing runs: cores are then set aside and GPUs grouped anew",
+    empty=gpu_book_document(Books()),
+)
