@@ -93,7 +93,7 @@ def test_copied_gpu_whose_target_was_left_behind(tmp_path: Path) -> None:
     assert [(gpu.address, gpu.vendor_id, gpu.driver) for gpu in topology.gpus] == [
         ("0000:03:00.0", None, None)
     ]
-    assert any("vendor or device id is missing" in warning for warning in topology.warnings)
+    assert any("vendor or device id of 0000:03:00.0 is missing" in warning for warning in topology.warnings)
 
 
 def test_gpu_without_any_address_is_reported(tmp_path: Path) -> None:
@@ -101,7 +101,9 @@ def test_gpu_without_any_address_is_reported(tmp_path: Path) -> None:
     (root / "sys/class/drm/renderD128").mkdir(parents=True)
     topology = read_topology(root)
     assert topology.gpus == ()
-    assert topology.warnings == ("sys/class/drm/renderD128: its PCI address is unknown, ignoring this GPU",)
+    assert topology.warnings == (
+        "sys/class/drm/renderD128: its PCI address is unknown, ignoring this device",
+    )
 
 
 def test_two_render_nodes_of_one_card_are_one_gpu(tmp_path: Path) -> None:

@@ -37,13 +37,13 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """A display controller on the PCI bus, named by address because renderD numbers change from boot to boot.
+    """A display controller on the PCI bus, named by address: renderD numbers change from boot to boot.
 
     ``render_node`` is None where no driver offers one. Ids are as sysfs prints them ("0x8086"); what sysfs
     does not say is None. ``integrated`` is known for Intel's on bare metal only. ``memory_bytes`` is the
-    card's own memory. A function that SR-IOV made of another card names it in ``physical_function``, and that
-    one counts such ``virtual_functions``. ``accessible`` says whether the group render may open the render
-    node; None where that cannot be seen.
+    card's own memory. A function that SR-IOV made of another card names it in ``physical_function``, and
+    that one counts such ``virtual_functions``. ``accessible`` says whether the group render may open the
+    render node; None where that cannot be seen.
     """
 
     address: str
@@ -203,7 +203,7 @@ def topology_document(topology: Topology) -> dict[str, object]:
     kinds = sorted({kind for _, kind in topology.core_types}, reverse=True)
     return {
         "nodes": [_node_document(topology, node) for node in topology.nodes],
-        "gpus": [_gpu_document(gpu) for gpu in topology.gpus],
+        "gpus": [_device_document(gpu) for gpu in topology.gpus if gpu.render_node is not None],
         "numa": topology.numa,
         "online": format_cpu_list(topology.online),
         "offline": format_cpu_list(topology.offline),
@@ -220,6 +220,11 @@ def topology_document(topology: Topology) -> dict[str, object]:
             kind.value: format_cpu_list(cpu for cpu, own in topology.core_types if own is kind)
             for kind in kinds
         },
+        "gpus_without_render_node": [
+            _device_document(gpu) for gpu in topology.gpus if gpu.render_node is None
+        ],
+        "gpu_details": {gpu.address: _gpu_details(gpu) for gpu in topology.gpus},
+        "accelerators": [_device_document(accelerator) for accelerator in topology.accelerators],
         "warnings": list(topology.warnings),
     }
 
@@ -233,12 +238,26 @@ def _node_document(topology: Topology, node: Node) -> dict[str, object]:
     }
 
 
-def _gpu_document(gpu: Gpu) -> dict[str, object]:
+def _device_document(device: Gpu | Accelerator) -> dict[str, object]:
+    node = (
+        {"render_node": device.render_node}
+        if isinstance(device, Gpu)
+        else {"device_node": device.device_node}
+    )
     return {
-        "address": gpu.address,
-        "render_node": gpu.render_node,
-        "vendor_id": gpu.vendor_id,
-        "device_id": gpu.device_id,
-        "driver": gpu.driver,
-        "numa_node": gpu.numa_node,
+        "address": device.address,
+        **node,
+        "vendor_id": device.vendor_id,
+        "device_id": device.device_id,
+        "driver": device.driver,
+        "numa_node": device.numa_node,
+    }
+
+
+def _gpu_details(gpu: Gpu) -> dict[str, object]:
+    return {
+        "integrated": gpu.integrated,
+        "memory_bytes": gpu.memory_bytes,
+        "physical_function": gpu.physical_function,
+        "virtual_functions": gpu.virtual_functions,
     }

@@ -11,8 +11,10 @@ from pathlib import Path
 from ovms_scaler.core.cpulist import format_cpu_list, parse_cpu_list
 from ovms_scaler.core.topology import CoreType, Node, Topology, group_cores
 from ovms_scaler.errors import HostError, InputError
-from ovms_scaler.host.drm import read_gpus
+from ovms_scaler.host.accel import read_accelerators
+from ovms_scaler.host.drm import group_may_open, read_gpus
 from ovms_scaler.host.numa import read_nodes, read_whole
+from ovms_scaler.host.pci import Nodes
 from ovms_scaler.host.sysroot import Survey
 
 _CPUS = "sys/devices/system/cpu"
@@ -37,6 +39,9 @@ def read_topology(root: Path = Path("/")) -> Topology:
     if isolated is None:
         survey.warn(f"{_CPUS}/isolated is missing: no CPU is taken as isolated")
     flags = _read_flags(survey)
+    homes = Nodes(ids=[node.id for node in nodes], numa=bool(found))
+    # The device nodes of this machine say nothing of a copied one.
+    may_open = group_may_open if root == Path("/") else None
     return Topology(
         nodes=nodes,
         cores=_read_cores(survey, online=online, nodes=nodes),
@@ -49,7 +54,8 @@ def read_topology(root: Path = Path("/")) -> Topology:
         cpu_flags=flags,
         core_types=_read_core_types(survey, online=online),
         numa=bool(found),
-        gpus=read_gpus(survey, nodes=[node.id for node in nodes], virtual="hypervisor" in flags),
+        gpus=read_gpus(survey, nodes=homes, virtual="hypervisor" in flags, may_open=may_open),
+        accelerators=read_accelerators(survey, nodes=homes),
         # Last, because every reading above may add to them.
         warnings=survey.warnings,
     )
