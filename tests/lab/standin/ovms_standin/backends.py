@@ -2,10 +2,8 @@
 """The two ways to run a model: with OpenVINO, or simulated."""
 
 import asyncio
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
 
 from lab.standin.ovms_standin.classic import compile_model, find_model_file
 from lab.standin.ovms_standin.config_file import Entry
@@ -14,9 +12,8 @@ from lab.standin.ovms_standin.engine_simulated import Pace, SimulatedEngine
 from lab.standin.ovms_standin.faults import Faults
 from lab.standin.ovms_standin.graph import GraphSettings
 from lab.standin.ovms_standin.loading import Backend
+from lab.standin.ovms_standin.render_nodes import RenderNodes
 from lab.standin.ovms_standin.servables import ClassicModel
-
-_RENDER_NODES: Final = Path("/dev/dri")
 
 
 class SimulatedBackend:
@@ -29,12 +26,16 @@ class SimulatedBackend:
     async def load_engine(self, graph: GraphSettings) -> Engine:
         if not (graph.models_path / "openvino_model.xml").is_file():
             raise EngineError(f"Could not open {graph.models_path / 'openvino_model.xml'}")
-        _check_device(graph.device)
-        return SimulatedEngine(pace=self._pace, faults=self._faults, slots=graph.max_num_seqs)
+        return SimulatedEngine(
+            pace=self._pace,
+            faults=self._faults,
+            slots=graph.max_num_seqs,
+            render_nodes=RenderNodes.open(graph.device),
+        )
 
     async def load_classic(self, model: ClassicModel, version_dir: Path, entry: Entry) -> None:
         find_model_file(version_dir)
-        _check_device(entry.target_device)
+        RenderNodes.open(entry.target_device)
         model.compiled = "simulated"
 
 
@@ -70,13 +71,3 @@ def choose_backend(environment: Mapping[str, str], *, pace: Pace, faults: Faults
         reason = f"SIMULATED, without OpenVINO GenAI ({exc}): no model is run"
         return SimulatedBackend(pace=pace, faults=faults), reason
     return OpenVinoBackend(faults=faults), f"OpenVINO GenAI {openvino_genai.get_version()}"
-
-
-def _check_device(device: str) -> None:
-    """A GPU needs a render node that this process may open, and `GPU.1` a second one."""
-    kind, _, index = device.partition(".")
-    if kind != "GPU":
-        return
-    nodes = [path for path in sorted(_RENDER_NODES.glob("renderD*")) if os.access(path, os.R_OK | os.W_OK)]
-    if len(nodes) <= int(index or 0):
-        raise EngineError(f"Device with {device!r} name is not registered in the OpenVINO Runtime")

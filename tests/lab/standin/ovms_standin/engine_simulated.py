@@ -11,6 +11,7 @@ from typing import Final
 
 from lab.standin.ovms_standin.engine import EngineError, Piece, Sampling
 from lab.standin.ovms_standin.faults import Fault, Faults
+from lab.standin.ovms_standin.render_nodes import RenderNodes
 
 _WORDS: Final = (
     "the",
@@ -53,9 +54,10 @@ class SimulatedGeneration:
 class SimulatedEngine:
     """Plays deterministic words; at most `slots` generations progress at a time, the rest wait."""
 
-    def __init__(self, *, pace: Pace, faults: Faults, slots: int) -> None:
+    def __init__(self, *, pace: Pace, faults: Faults, slots: int, render_nodes: RenderNodes) -> None:
         self._pace = pace
         self._faults = faults
+        self._render_nodes = render_nodes
         self._slots = asyncio.Semaphore(slots)
         self._is_warm = asyncio.Event()
         self._is_warming = False
@@ -71,6 +73,7 @@ class SimulatedEngine:
     def start(
         self, prompt: str, sampling: Sampling, on_piece: Callable[[Piece], None]
     ) -> SimulatedGeneration:
+        self._render_nodes.require()
         prompt_tokens = len(prompt.split())
         if prompt_tokens >= _CONTEXT_TOKENS:
             raise EngineError(
