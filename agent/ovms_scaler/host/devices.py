@@ -57,11 +57,13 @@ class DeviceMonitor:
                 hint="the service needs AF_NETLINK in RestrictAddressFamilies= and the package libudev1",
             ) from error
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._lost = ""  # why, since the queue was empty for the last time
 
     def subscribe(self, received: Callable[[DeviceEvent], None]) -> None:
         """Have the running loop call ``received`` with every event that matters.
 
-        Lost events (the queue was full, or a message is malformed) are one with the action "overflow".
+        Events that are lost because the queue is full or a message is malformed show up as one or a few with
+        the action "overflow", after those that were kept.
         """
         if self._monitor is None:
             raise HostError("cannot watch devices: the monitor is closed")
@@ -75,12 +77,11 @@ class DeviceMonitor:
         self._monitor = None  # libudev closes the socket with the last reference
 
     def _read(self, monitor: pyudev.Monitor, received: Callable[[DeviceEvent], None]) -> None:
-        lost = ""
         for _ in range(BATCH):
             try:
                 device = monitor.poll(timeout=0)
-            except OSError as error:
-                lost = _take_error(monitor) or str(error)
+            except (OSError, ValueError) as error:  # ValueError: what pyudev makes of EINVAL
+                self._lost = _take_error(monitor) or f"a message is malformed ({error})"
                 continue
             if device is None:
                 break
@@ -88,6 +89,11 @@ class DeviceMonitor:
                 received(event)
                 if self._monitor is None:  # closed by the one who was called
                     return
+        # The kernel tells of the first lost event only, until the queue has been empty (netlink_overrun()):
+        # more may be lost while the old ones are read, so this is said after them.
+        lost = self._lost
+        if device is None:
+            self._lost = ""
         if lost:
             received(DeviceEvent(action="overflow", subsystem="", detail=f"events were lost: {lost}"))
 
