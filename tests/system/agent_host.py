@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from lab import paths
 from lab.commands import LabError
+from lab.guest import Guest
 from lab.host import Host
 from lab.image import Image
 
@@ -77,7 +78,7 @@ def running_host(image: Image, config: str, *, in_rotation: int) -> Iterator[Hos
         yield host
 
 
-def read_status(host: Host) -> Document:
+def read_status(host: Guest) -> Document:
     """What the agent says of itself, asked over its socket."""
     answer = host.http("GET", "/v1/status", unix=SOCKET, timeout_sec=10)
     assert answer.status == 200
@@ -90,7 +91,7 @@ def find_instance(document: Document, name: str) -> Document:
 
 
 def wait_for_status(
-    host: Host, condition: Callable[[Document], object], what: str, *, timeout_sec: float = 30
+    host: Guest, condition: Callable[[Document], object], what: str, *, timeout_sec: float = 30
 ) -> Document:
     """The first status document that meets the condition; one that cannot be had does not meet it."""
     last: Document = {}
@@ -111,7 +112,7 @@ def wait_for_status(
 
 
 def wait_for_state(
-    host: Host, name: str, state: str, *, reason: str = "", timeout_sec: float = 30
+    host: Guest, name: str, state: str, *, reason: str = "", timeout_sec: float = 30
 ) -> Document:
     """The instance when it is in that state for a reason that contains ``reason``."""
     document = wait_for_status(
@@ -126,7 +127,7 @@ def wait_for_state(
     return find_instance(document, name)
 
 
-def wait_until_routed(host: Host, count: int, *, timeout_sec: float = 60) -> Document:
+def wait_until_routed(host: Guest, count: int, *, timeout_sec: float = 60) -> Document:
     """The status when exactly so many instances are in rotation, and the proxy runs with them."""
 
     def routed(found: Document) -> bool:
@@ -136,14 +137,14 @@ def wait_until_routed(host: Host, count: int, *, timeout_sec: float = 60) -> Doc
     return wait_for_status(host, routed, f"{count} instances in rotation", timeout_sec=timeout_sec)
 
 
-def reload(host: Host, config: str = "", *options: str) -> "subprocess.CompletedProcess[str]":
+def reload(host: Guest, config: str = "", *options: str) -> "subprocess.CompletedProcess[str]":
     """Write the configuration, if one is given, and have the agent take it; what the command printed."""
     if config:
         host.write(CONFIG, config)
     return host.run("ovms-scalerctl", "reload", *options, check=False)
 
 
-def read_pids(host: Host) -> dict[str, int]:
+def read_pids(host: Guest) -> dict[str, int]:
     """The engines' processes as systemd knows them, by instance; those that do not run are left out."""
     units = host.run("systemctl", "list-units", "--plain", "--no-legend", "ovms@*.service").stdout.split(
         "\n"
@@ -153,38 +154,38 @@ def read_pids(host: Host) -> dict[str, int]:
     return {name.removeprefix("ovms@").removesuffix(".service"): pid for name, pid in pids.items() if pid}
 
 
-def read_command(host: Host, pid: int) -> list[str]:
+def read_command(host: Guest, pid: int) -> list[str]:
     """The command line of a process, empty when there is none of that id any more."""
     return host.run("cat", f"/proc/{pid}/cmdline", check=False).stdout.split("\0")
 
 
-def read_agent_pid(host: Host) -> int:
+def read_agent_pid(host: Guest) -> int:
     """The agent's main process."""
     return int(host.properties(AGENT, "MainPID")["MainPID"])
 
 
-def kill(host: Host, pid: int) -> None:
+def kill(host: Guest, pid: int) -> None:
     """SIGKILL, as the kernel or a bug would end a process."""
     host.run("kill", "-KILL", str(pid))
 
 
-def close_gate(host: Host) -> None:
+def close_gate(host: Guest) -> None:
     """From now on whatever loads goes on loading until open_gate()."""
     host.write(GATE, "")
 
 
-def open_gate(host: Host) -> None:
+def open_gate(host: Guest) -> None:
     """Let every engine finish loading."""
     host.run("rm", "-f", GATE)
 
 
-def read_routes(host: Host) -> set[str]:
+def read_routes(host: Guest) -> set[str]:
     """The instances that have a route on disk."""
     found = host.run("find", "/run/ovms-scaler-proxy/routes", "-name", "*.conf").stdout.split()
     return {Path(path).stem for path in found}
 
 
-def read_footprint(host: Host) -> Document:
+def read_footprint(host: Guest) -> Document:
     """What must stay the same when nothing is touched: processes, and every file that the agent writes."""
     tree = "find /run/systemd/system /run/ovms-scaler-proxy /run/ovms-scaler/instances /var/lib/ovms-scaler"
     # Of work/ only the listing is left out: nginx writes there.
@@ -207,13 +208,13 @@ def read_footprint(host: Host) -> Document:
     }
 
 
-def ask(host: Host, *, port: int = 8000, timeout_sec: float = 30) -> Any:
+def ask(host: Guest, *, port: int = 8000, timeout_sec: float = 30) -> Any:
     """One completion through the front."""
     body = {"model": MODEL, "prompt": "Tell me", "max_tokens": 2}
     return host.http("POST", "/v3/completions", port=port, body=body, timeout_sec=timeout_sec)
 
 
-def wait_for_answer(host: Host, *, port: int = 8000) -> None:
+def wait_for_answer(host: Guest, *, port: int = 8000) -> None:
     """Wait until the front gives an answer: workers of an earlier configuration accept 0.1 s longer."""
     host.wait_for(lambda: ask(host, port=port).status == 200, 10, f"an answer at port {port}")
 
@@ -223,7 +224,7 @@ class Traffic:
 
     def __init__(
         self,
-        host: Host,
+        host: Guest,
         *,
         workers: int = 8,
         stream: str = "every second",
@@ -232,7 +233,7 @@ class Traffic:
         burst: int = 0,
     ) -> None:
         settings = {
-            "port": port,
+            "port": host.client_port(port),
             "model": MODEL,
             "workers": workers,
             "stream": stream,
@@ -263,7 +264,7 @@ class Traffic:
         self._process.stdin.flush()
         return dict(json.loads(self._process.stdout.readline()))
 
-    def wait_for_answers(self, host: Host, more: int = 50, *, by: str = "") -> None:
+    def wait_for_answers(self, host: Guest, more: int = 50, *, by: str = "") -> None:
         """Wait until clients got so many more answers, by the instance ``by`` if one is given."""
 
         def answers() -> int:
@@ -280,14 +281,14 @@ class Traffic:
         assert self.counts["answered"] == self.counts["sent"], self.counts
 
 
-def burst(host: Host, requests: int, *, max_tokens: int = 1, stream: str = "no") -> Document:
+def burst(host: Guest, requests: int, *, max_tokens: int = 1, stream: str = "no") -> Document:
     """So many requests at the same time; the counts."""
     with Traffic(host, burst=requests, max_tokens=max_tokens, stream=stream) as traffic:
         pass
     return traffic.counts
 
 
-def occupy(host: Host, unit: str, address: str, port: int) -> None:
+def occupy(host: Guest, unit: str, address: str, port: int) -> None:
     """Have another program, the service ``unit``, listen on a port; ``systemctl stop`` frees it."""
     program = (
         "import socket, signal; listener = socket.create_server("
