@@ -129,9 +129,9 @@ class Vm(Guest):
         """Give a CPU back."""
         self.write_node(f"/sys/devices/system/cpu/cpu{number}/online", "1")
 
-    def settle(self) -> None:
+    def settle(self, *, timeout_sec: float = 60) -> None:
         """Wait until udev has processed all events so far."""
-        self.run("udevadm", "settle")
+        self.run("udevadm", "settle", f"--timeout={int(timeout_sec)}", timeout_sec=timeout_sec)
 
     def write_node(self, path: str, text: str) -> None:
         """Write to a file of the kernel, in one write(2). Raises LabError with what the kernel says."""
@@ -166,6 +166,8 @@ class Vm(Guest):
         state = self.run("systemctl", "is-system-running", "--wait", check=False, timeout_sec=left).stdout
         if state != "running\n":
             raise LabError(f"{self.name!r} is {state.strip()!r} after its start:\n{self.diagnostics()}")
+        # systemd does not wait for the drivers that udev loads.
+        self.settle(timeout_sec=max(1, deadline - time.monotonic()))
 
     def _running(self) -> Channel:
         if self._channel is None:

@@ -50,6 +50,31 @@ WantedBy=sysinit.target
 UDEV_RULES = """SUBSYSTEM=="drm", ENV{SYNTH_ARG_WEDGED}=="?*", ENV{WEDGED}="$env{SYNTH_ARG_WEDGED}"
 """
 
+# Loaded for what processor and chipset offer, and of no use here; each costs half a second when emulated.
+UNWANTED_MODULES = (
+    "acpi_cpufreq",
+    "aesni_intel",
+    "button",
+    "crc32_pclmul",
+    "crct10dif_pclmul",
+    "efi_pstore",
+    "evdev",
+    "ghash_clmulni_intel",
+    "i2c_i801",
+    "iTCO_wdt",
+    "kvm_amd",
+    "kvm_intel",
+    "lpc_ich",
+    "pcspkr",
+    "powernow_k8",
+    "psmouse",
+    "qemu_fw_cfg",
+    "serio_raw",
+    "sha1_ssse3",
+    "sha256_ssse3",
+    "sha512_ssse3",
+)
+
 FILES = {
     "etc/systemd/system/lab.service": SERVICE,
     "etc/systemd/journald.conf.d/lab.conf": "[Journal]\nStorage=volatile\nRateLimitBurst=0\n",
@@ -58,23 +83,60 @@ FILES = {
     "etc/machine-id": "6f766d732d7363616c65722d6c616221\n",
     "etc/hostname": "vm\n",
     "etc/fstab": "",
+    "etc/modprobe.d/lab.conf": "".join(f"blacklist {name}\n" for name in UNWANTED_MODULES),
 }
 # What a start can do without. The administrator's nginx would take port 80, and a getty the console.
 MASKED = (
     "apt-daily-upgrade.timer",
     "apt-daily.timer",
+    "dev-hugepages.mount",
+    "dev-mqueue.mount",
     "dpkg-db-backup.timer",
     "e2scrub_all.timer",
     "e2scrub_reap.service",
     "fstrim.timer",
-    "getty@tty1.service",
+    "getty.target",
+    "kmod-static-nodes.service",
+    "modprobe@configfs.service",
+    "modprobe@dm_mod.service",
+    "modprobe@drm.service",
+    "modprobe@efi_pstore.service",
+    "modprobe@fuse.service",
+    "modprobe@loop.service",
     "nginx.service",
-    "serial-getty@ttyS0.service",
-    "systemd-logind.service",
-    "systemd-random-seed.service",
-    "systemd-update-utmp.service",
-    "systemd-update-utmp-runlevel.service",
+    "proc-sys-fs-binfmt_misc.automount",
+    "sys-fs-fuse-connections.mount",
+    "sys-kernel-config.mount",
+    "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount",
+    "systemd-ask-password-console.path",
+    "systemd-ask-password-wall.path",
+    "systemd-binfmt.service",
     "systemd-journal-flush.service",
+    "systemd-logind.service",
+    "systemd-modules-load.service",
+    "systemd-pstore.service",
+    "systemd-random-seed.service",
+    "systemd-remount-fs.service",
+    "systemd-sysusers.service",
+    "systemd-update-utmp-runlevel.service",
+    "systemd-update-utmp.service",
+    "systemd-user-sessions.service",
+)
+# Programs that systemd runs at its start and at each daemon-reload.
+MASKED_GENERATORS = (
+    "cryptsetup",
+    "debug",
+    "fstab",
+    "getty",
+    "gpt-auto",
+    "hibernate-resume",
+    "integritysetup",
+    "rc-local",
+    "run",
+    "system-update",
+    "sysv",
+    "veritysetup",
 )
 STANDIN = "opt/ovms/lib/python/lab/standin/ovms_standin"
 
@@ -102,8 +164,12 @@ def write_layer(directory: Path, files: dict[str, bytes]) -> None:
         path.write_bytes(data)
     (directory / "opt/ovms/bin/ovms").chmod(0o755)
     units = directory / "etc/systemd/system"
-    for unit in MASKED:
-        (units / unit).symlink_to("/dev/null")
+    generators = units.with_name("system-generators")
+    generators.mkdir()
+    masks = [units / unit for unit in MASKED]
+    masks += [generators / f"systemd-{name}-generator" for name in MASKED_GENERATORS]
+    for mask in masks:
+        mask.symlink_to("/dev/null")
     wants = units / "sysinit.target.wants"
     wants.mkdir()
     (wants / "lab.service").symlink_to("/etc/systemd/system/lab.service")

@@ -109,7 +109,9 @@ def build_disk(kernel: Kernel, base: image.Image) -> Path:
     """The disk with all layers and our own files."""
     files = vm_files.read_files()
     content = [f"{name} {hashlib.sha256(data).hexdigest()}" for name, data in sorted(files.items())]
-    key = hash_of(RECIPE, base.key, kernel.layer.parent.name, *content, *vm_files.MASKED)
+    key = hash_of(
+        RECIPE, base.key, kernel.layer.parent.name, *content, *vm_files.MASKED, *vm_files.MASKED_GENERATORS
+    )
     directory = paths.CACHE / "vm" / f"disk-{key}"
     with paths.lock("vm-disk"):
         if not directory.exists():

@@ -51,7 +51,7 @@ def require_machine() -> None:
 def hardware(accelerator: str) -> list[str]:
     """The options for processors, memory, nodes and cards."""
     cpus = NODES * CPUS_PER_NODE
-    options = ["-machine", "q35", "-accel", accelerator]
+    options = ["-machine", "q35,sata=off,smbus=off,i8042=off", "-accel", accelerator]
     options += ["-cpu", "max" if accelerator == EMULATED else "host"]
     options += ["-smp", f"{cpus},sockets=2,cores={cpus // 2},threads=1", "-m", str(NODES * NODE_BYTES >> 20)]
     for node in range(NODES):
@@ -81,8 +81,9 @@ def command(image: VmImage, accelerator: str, append: str = "") -> list[str]:
     options += ["-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-:{vm_channel.GUEST_PORT}"]
     options += ["-device", "virtio-net-pci,netdev=net,bus=pcie.0,romfile="]
     options += ["-kernel", str(image.kernel.vmlinuz), "-initrd", str(image.kernel.initrd)]
-    words = "console=ttyS0 quiet loglevel=4 net.ifnames=0 fsck.mode=skip mitigations=off nowatchdog"
-    return [*options, "-append", f"{words} systemd.show_status=no {append}"]
+    words = "console=ttyS0 quiet loglevel=4 mitigations=off nowatchdog net.ifnames=0 systemd.show_status=no"
+    # Cards are for inference: no text console on them.
+    return [*options, "-append", f"{words} drm_kms_helper.fbdev_emulation=0 {append}"]
 
 
 def escape(path: Path) -> str:
