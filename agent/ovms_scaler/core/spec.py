@@ -112,7 +112,8 @@ class Pool:
         minimum=1,
         maximum=256,
         example="4",
-        doc="CPUs set aside for the host threads of each GPU, in whole cores; at most half of its node.",
+        doc="CPUs set aside for the host threads of each GPU, in whole cores; all GPUs of a node have half "
+        "of its cores at most.",
     )
     smt: Smt = key(
         Smt.all,
@@ -228,7 +229,8 @@ class GpuRules:
         pattern=GPU,
         rule=GPU_RULE,
         example='["0xe20b"]',
-        doc="PCI addresses or device ids; when given, no other GPUs are used, and these whatever they are.",
+        doc="PCI addresses or device ids; when given, only these GPUs and those that a pool names are used, "
+        "whatever they are.",
     )
     exclude: tuple[str, ...] = key(
         (),
@@ -247,21 +249,22 @@ class GpuRules:
         minimum=0,
         maximum=3600,
         example="30",
-        doc="Seconds that requests on a GPU that hangs may still take before its instance is stopped.",
+        doc="Seconds that requests may still take after a hang for which the instance need only be "
+        "restarted.",
     )
     recovery_attempts: int = key(
         3,
         minimum=0,
         maximum=100,
         example="3",
-        doc="Times in a row that a GPU that hangs is recovered before its instance is quarantined.",
+        doc="Times in a row that a GPU which hangs is recovered; after these its instance is quarantined.",
     )
     recovery_window_sec: int = key(
         600,
         minimum=1,
         maximum=86400,
         example="600",
-        doc="Seconds without a hang after which earlier ones no longer count.",
+        doc="Seconds without a hang after which the earlier ones no longer count.",
     )
 
 
@@ -273,7 +276,9 @@ class Spec:
     engine: Engine = key(Engine, example="{}", doc="Where the engine is installed.")
     proxy: Proxy = key(Proxy, example="{}", doc="How clients are received and spread.")
     health: HealthRules = key(HealthRules, example="{}", doc="When an instance is believed to serve.")
-    gpu: GpuRules = key(GpuRules, example="{}", doc="Which GPUs are used, and what is done when one hangs.")
+    gpu: GpuRules = key(
+        GpuRules, example="{}", doc="Which GPUs are used, and what is done about one that hangs."
+    )
 
 
 def schema() -> dict[str, object]:
