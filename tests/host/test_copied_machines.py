@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Topologies read from copies in which files are missing, empty, nonsense or links to elsewhere."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from machines import GIB, Card, Machine, number_cores, write_machine
 
 from ovms_scaler.core.cpulist import format_cpu_list
 from ovms_scaler.core.topology import Topology, topology_document
+from ovms_scaler.ctl.topology_view import render_topology
 from ovms_scaler.errors import HostError
 from ovms_scaler.host.sysfs import read_topology
 
@@ -358,7 +360,19 @@ def test_a_sysroot_may_itself_be_a_link(tmp_path: Path) -> None:
 def small_machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     machine = Machine(
         cores=number_cores({0: 1, 1: 1}),
-        cards=[Card(render=128, address="0000:03:00.0", numa_node=1)],
+        cards=[
+            Card(
+                render=128,
+                address="0000:03:00.0",
+                numa_node=1,
+                bridges=["0000:00:01.0"],
+                files={"tile0/physical_vram_size_bytes": GIB},
+                functions=[Card(address="0000:03:00.1", render=129, driver="i915", vram_bytes=GIB)],
+                total_functions=7,
+            ),
+            Card(card=2, address="0000:05:00.0", vendor_id="0x1a03", driver="ast"),
+            Card(accel=0, address="0000:00:0b.0", class_id="0x120000", driver="intel_vpu"),
+        ],
         slice_cpuset=range(4),
         slice_mems=range(2),
     )
@@ -390,3 +404,10 @@ def test_no_damage_ends_in_a_traceback(
     assert sorted(cpu for core in topology.cores for cpu in core) == sorted(topology.online)
     assert sum(len(node.cpus) for node in topology.nodes) <= len(topology.online)
     assert topology.allowed <= topology.online
+    assert len({gpu.address for gpu in topology.gpus}) == len(topology.gpus)
+    for gpu in topology.gpus:
+        assert gpu.numa_node is None or topology.node(gpu.numa_node) is not None
+        assert gpu.memory_bytes is None or gpu.memory_bytes > 0
+        assert gpu.virtual_functions >= 0
+    json.dumps(topology_document(topology))
+    render_topology(topology)
