@@ -93,6 +93,10 @@ class DevicesContract:
     async def test_a_coredump_of_another_device_is_not_ours(self, bench: Bench) -> None:
         assert await bench.see(("dump_core_of_another_device", "devcd4", "0000:05:00.0")) == []
 
+    async def test_a_coredump_that_is_deleted_is_no_news(self, bench: Bench) -> None:
+        events = await bench.see(("dump_core", "devcd3", GPU), ("drop_core", "devcd3"))
+        assert [event.action for event in events] == ["add"]
+
     @pytest.mark.parametrize(
         ("lever", "subsystem", "action"),
         [

@@ -82,6 +82,9 @@ class MockedHost:
         )
         self._bed.uevent(dump, "add")
 
+    def drop_core(self, name: str) -> None:
+        self._bed.uevent(self._make(f"/devices/virtual/devcoredump/{name}", "devcoredump"), "remove")
+
     def plug_cable(self, address: str) -> None:
         card, connector, _ = self._make_gpu(address)
         self._announce(card, HOTPLUG="1", CONNECTOR="95")
@@ -109,7 +112,7 @@ class MockedHost:
         return (
             self._make(card, "drm"),
             self._make(f"{card}/card{number}-DP-1", "drm"),
-            self._make(f"{parent_of(address)}/drm/renderD{128 + number}", "drm"),
+            self._make(f"{parent_of(address)}/drm/render{number}", "drm"),
         )
 
     def _make(self, path: str, subsystem: str) -> str:
@@ -176,38 +179,54 @@ def murmur_hash(data: bytes) -> int:
     return value ^ value >> 15
 
 
-async def see(make_host: Callable[[], Host], steps: list[list[str]]) -> list[DeviceEvent]:
-    """Pull levers while a monitor listens; returns what it heard."""
-    host = make_host()
+async def see(host: Host, steps: list[list[str]]) -> list[DeviceEvent]:
+    """Pull levers while a monitor listens; returns what it heard.
+
+    Two steps are no levers: "close" closes the monitor, "settle" waits until all is read that was sent.
+    """
     monitor = DeviceMonitor(control=Path("/"))
-    heard: list[DeviceEvent] = []
-    news = asyncio.Event()
-
-    def receive(event: DeviceEvent) -> None:
-        heard.append(event)
-        news.set()
-
-    monitor.subscribe(receive)
+    heard: asyncio.Queue[DeviceEvent] = asyncio.Queue()
+    failures: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    monitor.subscribe(heard.put_nowait)
+    events: list[DeviceEvent] = []
     for name, *arguments in steps:
-        lever = monitor.close if name == "close" else getattr(host, name)
-        lever(*arguments)
-    host.mark()
+        if name == "settle":
+            events += await settle(host, heard)
+        else:
+            lever = monitor.close if name == "close" else getattr(host, name)
+            lever(*arguments)
     if ["close"] in steps:
         for _ in range(10):  # turns of the loop, in which what is still subscribed would be heard
             await asyncio.sleep(0)
-    async with asyncio.timeout(LIMIT_SEC):
-        while MARKER not in heard and ["close"] not in steps:
-            await news.wait()
-            news.clear()
-            host.mark()  # where events are lost, this one may be among them
+        while not heard.empty():
+            events.append(heard.get_nowait())
+    else:
+        events += await settle(host, heard)
     monitor.close()
-    return [event for event in heard if event != MARKER]
+    if failures:
+        raise RuntimeError(failures)
+    return events
+
+
+async def settle(host: Host, heard: "asyncio.Queue[DeviceEvent]") -> list[DeviceEvent]:
+    """Wait until a marker comes through, and return what was heard before and with it."""
+    events: list[DeviceEvent] = []
+    async with asyncio.timeout(LIMIT_SEC):
+        while not events or events[-1] != MARKER:
+            host.mark()  # with every event, as this one may be among those that are lost
+            events.append(await heard.get())
+    for _ in range(10):  # turns of the loop, in which the rest is read
+        await asyncio.sleep(0)
+    while not heard.empty():
+        events.append(heard.get_nowait())
+    return [event for event in events if event != MARKER]
 
 
 def main() -> None:
     hosts: dict[str, Callable[[], Host]] = {"mocked": MockedHost, "netlink": NetlinkHost}
     for line in sys.stdin:
-        events = asyncio.run(see(hosts[sys.argv[1]], json.loads(line)))
+        events = asyncio.run(see(hosts[sys.argv[1]](), json.loads(line)))
         sys.stdout.write(json.dumps([dataclasses.asdict(event) for event in events]) + "\n")
         sys.stdout.flush()
 

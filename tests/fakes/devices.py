@@ -63,6 +63,9 @@ class FakeMonitor:
     def dump_core_of_another_device(self, name: str, address: str) -> None:
         """The same of a device that is no GPU: nobody here is told."""
 
+    def drop_core(self, name: str) -> None:
+        """The kernel deletes a device coredump after five minutes: nobody here is told."""
+
     def plug_cable(self, address: str) -> None:
         """A monitor is connected to a GPU: nobody here is told."""
 
@@ -79,5 +82,5 @@ class FakeMonitor:
         self.emit(DeviceEvent(action=action, subsystem="node"))
 
     def _change(self, address: str, action: str) -> None:
-        for _ in ("card", "renderD"):
+        for _ in ("card", "render node"):
             self.emit(DeviceEvent(action=action, subsystem="drm", address=address))

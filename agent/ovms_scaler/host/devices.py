@@ -183,11 +183,10 @@ def _parse_coredump(action: str, path: str) -> DeviceEvent | None:
 def _read_failing_gpu(path: str) -> str | None:
     """The GPU that a coredump is about; None for other devices, and when the dump has been collected."""
     try:
-        device = Path(f"/sys{path}/failing_device").resolve(strict=True)
-        is_gpu = (device / "drm").is_dir()
-    except (OSError, ValueError, RuntimeError):  # RuntimeError: Python 3.11's word for a loop of links
+        device = os.path.realpath(f"/sys{path}/failing_device", strict=True)
+        return find_address(device) if os.path.isdir(f"{device}/drm") else None
+    except (OSError, ValueError):  # ValueError: a zero byte
         return None
-    return find_address(str(device)) if is_gpu else None
 
 
 def _render_task(properties: Mapping[str, str]) -> str:
