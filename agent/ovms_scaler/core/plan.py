@@ -8,6 +8,7 @@ it is ready; and an instance starts only on cores that no other one runs on.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 
 from ovms_scaler.core.actions import Action, InstallProxy, Remove, Start, StartTarget, Stop, Write
 from ovms_scaler.core.cpulist import format_cpu_list
@@ -244,7 +245,8 @@ def _plan_proxy(
     if error and facts.since_refusal_sec < RETRY_SEC:
         return _ProxyPlan(wake_in_sec=RETRY_SEC - facts.since_refusal_sec, error=error)
     wanted = {member.instance for members in rotation.members.values() for member in members}
-    added, removed = sorted(wanted - routed.keys()), sorted(routed.keys() - wanted)
+    on_disk = {PurePosixPath(name).stem for name in proxy.files if name.startswith("routes/")}
+    added, removed = sorted(wanted - routed.keys()), sorted((routed.keys() | on_disk) - wanted)
     if added and not removed and routed and running and facts.since_reload_sec < COALESCE_SEC:
         return _ProxyPlan(wake_in_sec=COALESCE_SEC - facts.since_reload_sec, error=error)
     install = InstallProxy(files=files, added=tuple(added), removed=tuple(removed))

@@ -56,13 +56,16 @@ def _bindings(instance: Instance) -> list[str]:
 
 
 def _devices(instance: Instance) -> list[str]:
-    """Its own render nodes, and no other: the template has PrivateDevices=, which opens and shows none."""
+    """Its own render nodes, and no other: the template has PrivateDevices=, which opens and shows none.
+
+    "-": when a card was pulled out, ExecStopPost= of the template must still run, in the same namespace.
+    """
     if not instance.render_nodes:
         return []
     return [
         "SupplementaryGroups=render",
         *(f"DeviceAllow={node} rw" for node in instance.render_nodes),
-        *(f"BindPaths={node}" for node in instance.render_nodes),
+        *(f"BindPaths=-{node}" for node in instance.render_nodes),
     ]
 
 
