@@ -87,8 +87,6 @@ class DeviceMonitor:
                 break
             if (event := parse_event(read_properties(device))) is not None:
                 received(event)
-                if self._monitor is None:  # closed by the one who was called
-                    return
         # The kernel tells of the first lost event only, until the queue has been empty (netlink_overrun()):
         # more may be lost while the old ones are read, so this is said after them.
         lost = self._lost
