@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from ovms_scaler.core.spec import HealthRules, Pool, Proxy, Spec
+from ovms_scaler.core.spec import GpuRules, HealthRules, Pool, Proxy, Spec
 from ovms_scaler.core.spec_engine import Engine, Graph, Ovms
 
 PACKAGING = Path(__file__).parents[1] / "packaging"
 CONFIG = (PACKAGING / "config.toml").read_text()
 TABLES = {
     "engine": Engine,
+    "gpu": GpuRules,
     "health": HealthRules,
     "pool": Pool,
     "pool.graph": Graph,
@@ -68,7 +69,7 @@ def test_shipped_configuration_shows_the_defaults(name: str) -> None:
 def test_shipped_configuration_marks_examples() -> None:
     """Whoever reads "#weight = 32" must not take it for the default."""
     unmarked = []
-    for name in ("engine", "health", "pool", "proxy"):
+    for name in ("engine", "gpu", "health", "pool", "proxy"):
         for field in dataclasses.fields(TABLES[name]):
             comment = re.search(rf"((?:^# .*\n)+)(?:#.*\n)?^#{field.name} = ", CONFIG, re.M)
             if comment is not None and has_default(field) == ("(Example)" in comment[1]):
@@ -101,3 +102,26 @@ def test_needrestart_leaves_alone(unit: str, *, kept: bool) -> None:
         ["perl", "-e", script, override, unit], check=True, capture_output=True, text=True, timeout=10
     )
     assert done.stdout == ("kept" if kept else "")
+
+
+def test_udev_makes_a_unit_of_each_render_node() -> None:
+    """One line, in the syntax of udev(7); systemd.device(5) names the tag."""
+    lines = (PACKAGING / "ovms-scaler.udev").read_text().splitlines()
+    rules = [line for line in lines if not line.startswith("#")]
+    assert rules == ['SUBSYSTEM=="drm", KERNEL=="renderD*", TAG+="systemd"']
+
+
+def test_group_of_the_render_nodes_is_made() -> None:
+    """SupplementaryGroups= fails the start of an instance when there is no such group."""
+    lines = (PACKAGING / "ovms-scaler.sysusers").read_text().splitlines()
+    assert ["g", "render", "-"] in [line.split() for line in lines]
+
+
+def test_debhelper_finds_the_files_whose_directories_it_chooses() -> None:
+    debian = PACKAGING.parent / "debian"
+    (names,) = re.findall(r"^from_tree = (.*)$", (debian / "rules").read_text(), re.M)
+    assert sorted(names.split()) == [
+        *("ovms-scaler.service", "ovms-scaler.sysusers", "ovms-scaler.tmpfiles", "ovms-scaler.udev")
+    ]
+    places = (PACKAGING, PACKAGING.parent / "units")
+    assert all(any((place / name).is_file() for place in places) for name in names.split())

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 UNITS = ROOT / "units"
 AGENT = "ovms-scaler.service"
 TEMPLATE = "ovms@.service"
+RECOVERY = "ovms-scaler-gpu-recovery@.service"
 # Programs of our own, which are not on the machine that runs the tests.
 OWN_PROGRAM = re.compile(r"/usr/bin/ovms-\w+|/usr/lib/ovms-scaler/[\w-]+")
 # Every directory of ours that a unit may name.
@@ -100,7 +101,8 @@ def test_verification_notices_a_misspelled_setting(tmp_path: Path) -> None:
     [
         pytest.param(TEMPLATE, 15, id="instance"),
         pytest.param("ovms-scaler-proxy.service", 15, id="proxy"),
-        pytest.param(AGENT, 20, id="agent, which has to be root"),
+        pytest.param(RECOVERY, 10, id="recovery, which is root and writes to /sys"),
+        pytest.param(AGENT, 21, id="agent, which has to be root and to see the nodes of GPUs"),
     ],
 )
 def test_exposure_is_at_most(name: str, tenths: int) -> None:
@@ -141,6 +143,62 @@ def test_instance_may_do_what_the_engine_does() -> None:
     filters = read_values(TEMPLATE, "SystemCallFilter")
     assert filters[0] == "@system-service"
     assert not any("@resources" in value for value in filters if value.startswith("~"))
+
+
+# As the agent renders it for an instance on a GPU.
+GPU_DROP_IN = """
+[Unit]
+BindsTo=dev-dri-renderD129.device
+After=dev-dri-renderD129.device
+[Service]
+SupplementaryGroups=render
+DeviceAllow=/dev/dri/renderD129 rw
+BindPaths=/dev/dri/renderD129
+"""
+
+
+def test_instance_on_a_gpu_is_as_confined(tmp_path: Path) -> None:
+    unit = tmp_path / "ovms@chat-gpu-0000:03:00.0.service"
+    unit.write_text((UNITS / TEMPLATE).read_text() + GPU_DROP_IN)
+    done = run_analyze("security", "--offline=yes", "--threshold=15", unit)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_instance_sees_the_devices_of_its_drop_in_only() -> None:
+    assert read_values(TEMPLATE, "PrivateDevices") == ["yes"]
+    for setting in ("BindPaths", "DeviceAllow", "DevicePolicy", "SupplementaryGroups"):
+        assert read_values(TEMPLATE, setting) == []
+
+
+def test_agent_sees_the_nodes_of_gpus_and_opens_none() -> None:
+    assert read_values(AGENT, "PrivateDevices") == []
+    assert read_values(AGENT, "DevicePolicy") == ["closed"]
+    assert read_values(AGENT, "DeviceAllow") == []
+    assert "/dev" in read_values(AGENT, "ReadOnlyPaths")
+    assert "AF_NETLINK" in read_values(AGENT, "RestrictAddressFamilies")[0].split()
+
+
+def test_recovery_may_change_devices_and_their_drivers_and_nothing_else_of_sys() -> None:
+    assert read_values(RECOVERY, "ProtectKernelTunables") == ["yes"]
+    assert read_values(RECOVERY, "ReadWritePaths") == ["/sys/bus/pci /sys/devices"]
+    assert read_values(RECOVERY, "ReadOnlyPaths") == ["/sys/devices/system"]
+    assert read_values(RECOVERY, "CapabilityBoundingSet") == [""]
+
+
+def test_recovery_ends_also_when_a_driver_hangs() -> None:
+    """The program has its own limit, shorter than this one, and leaves a lock that must outlive the unit."""
+    limit = re.search(r"^LIMIT_SEC = ([\d.]+)$", (ROOT / "packaging/recover-gpu").read_text(), re.M)
+    assert limit is not None
+    assert float(limit[1]) < 120
+    assert read_values(RECOVERY, "TimeoutStartSec") == ["2min"]
+    assert read_values(RECOVERY, "RuntimeDirectoryPreserve") == ["yes"]
+    assert read_values(RECOVERY, "RuntimeDirectory") == ["ovms-scaler/gpu-recovery"]
+
+
+def test_recovery_is_as_often_as_the_agent_asks() -> None:
+    assert read_values(RECOVERY, "StartLimitIntervalSec") == ["0"]
+    assert read_values(RECOVERY, "Type") == ["oneshot"]
+    assert read_values(RECOVERY, "ExecStart") == ["/usr/lib/ovms-scaler/recover-gpu %i"]
 
 
 def test_target_stops_the_instances_and_waits_for_them() -> None:
