@@ -22,12 +22,16 @@ TIMEOUT_SEC = 120.0
 
 @dataclass(slots=True, kw_only=True)
 class Counts:
-    """What became of the requests; ``lost`` had no answer at all, ``cut`` ended before its end."""
+    """What became of the requests; ``lost`` had no answer at all, ``cut`` ended before its end.
+
+    ``cut_by`` counts the latter by instance.
+    """
 
     sent: int = 0
     answered: int = 0
     lost: list[str] = field(default_factory=list)
     cut: list[str] = field(default_factory=list)
+    cut_by: Counter[str] = field(default_factory=Counter)
     status: Counter[int] = field(default_factory=Counter)
     instances: Counter[str] = field(default_factory=Counter)
     slowest_sec: float = 0.0
@@ -69,6 +73,7 @@ class Clients:
         counts.status[status] += 1
         if trouble:
             counts.cut.append(trouble)
+            counts.cut_by[fields.get("x-ovms-instance", "")] += 1
         elif status == 200:
             counts.answered += 1
             counts.instances[fields.get("x-ovms-instance", "")] += 1
