@@ -2,17 +2,26 @@
 """The documents that others rely on: their keys, and values that are JSON."""
 
 import json
+from dataclasses import replace
 
 import world
 from world import World
 
 from ovms_scaler.core.facts import Facts
+from ovms_scaler.core.instance import Instance
 from ovms_scaler.core.plan import plan
-from ovms_scaler.core.status import Document, Since, instance_document, status_document
+from ovms_scaler.core.status import (
+    Document,
+    Since,
+    instance_document,
+    status_document,
+    waiting_document,
+)
+from ovms_scaler.core.target import Target
 
 
-def document(host: World | None = None, **options: str) -> Document:
-    target = world.target()
+def document(host: World | None = None, target: Target | None = None, **options: str) -> Document:
+    target = target or world.target()
     facts = host.facts(target) if host is not None else Facts()
     planned = plan(target, facts)
     since = {name: Since(state=verdict.state, since=17.5) for name, verdict in planned.verdicts.items()}
@@ -36,6 +45,15 @@ def first(status: Document) -> dict[str, object]:
     return found
 
 
+def on_gpus() -> Instance:
+    """The first instance as if it spanned two GPUs."""
+    return replace(
+        world.target().instances[0],
+        gpus=("0000:03:00.0", "0000:18:00.0"),
+        render_nodes=("/dev/dri/renderD129", "/dev/dri/renderD128"),
+    )
+
+
 def test_an_instance_of_the_plan_has_the_keys_that_are_relied_on() -> None:
     entry = instance_document(world.target().instances[0])
     assert json.loads(json.dumps(entry)) == {
@@ -52,9 +70,10 @@ def test_status_of_what_serves() -> None:
     assert first(status) == {
         "id": "chat-numa0", "state": "ready", "reason": "", "hint": "", "since": 17.5, "port": 8003,
         "in_rotation": True, "unit": "ovms@chat-numa0.service", "pool": "chat", "device": "CPU", "node": 0,
-        "cpus": "0-3", "memory_nodes": "0", "weight": 1, "pid": host.units["chat-numa0"].main_pid,
-        "restarts": 0,
+        "cpus": "0-3", "memory_nodes": "0", "gpus": [], "render_nodes": [], "weight": 1,
+        "pid": host.units["chat-numa0"].main_pid, "restarts": 0,
     }  # fmt: skip
+    assert status["pools"] == [{"name": "chat", "instances": 2}]
     proxy = status["proxy"]
     assert isinstance(proxy, dict)
     assert (proxy["generation"], proxy["state"], proxy["listen"]) == (
@@ -63,6 +82,30 @@ def test_status_of_what_serves() -> None:
         ["8000"],
     )
     assert status["problems"] == ["systemd is silent"]
+
+
+def test_an_instance_that_waits_has_the_keys_that_are_relied_on() -> None:
+    waiting = replace(on_gpus(), is_waiting=True, problem="its GPU is not there", hint="plug it in")
+    assert json.loads(json.dumps(waiting_document(waiting))) == {
+        "id": "chat-numa0",
+        "pool": "chat",
+        "gpus": ["0000:03:00.0", "0000:18:00.0"],
+        "reason": "its GPU is not there",
+        "hint": "plug it in",
+    }
+
+
+def test_status_tells_the_gpus_of_an_instance() -> None:
+    target = world.target()
+    one = replace(target.wanted["chat-numa0"], instance=on_gpus())
+    entry = first(document(World(), replace(target, wanted={**target.wanted, "chat-numa0": one})))
+    assert entry["gpus"] == ["0000:03:00.0", "0000:18:00.0"]
+    assert entry["render_nodes"] == ["/dev/dri/renderD129", "/dev/dri/renderD128"]
+
+
+def test_status_tells_of_a_pool_without_an_instance() -> None:
+    status = document(World(), replace(world.target(), pools=("chat", "gpu")))
+    assert status["pools"] == [{"name": "chat", "instances": 2}, {"name": "gpu", "instances": 0}]
 
 
 def test_status_of_what_does_not_run() -> None:
@@ -95,6 +138,7 @@ def test_status_before_anything_is_known() -> None:
     )
     assert status == {
         "instances": [],
+        "pools": [],
         "proxy": {"generation": None, "state": None, "error": "", "listen": []},
         "config": {"file": "/c", "error": "not there"},
         "warnings": [],

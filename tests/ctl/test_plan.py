@@ -9,7 +9,11 @@ import machines
 import pytest
 from ctl_lab import POOL, Ctl, write_config
 
+from ovms_scaler.config import read_config
 from ovms_scaler.core.cpulist import parse_cpu_list
+from ovms_scaler.ctl.changes import list_actions, list_changes
+from ovms_scaler.host.store import Store
+from ovms_scaler.offline import preview, preview_target, render_files
 
 EVERY_MACHINE = pytest.mark.parametrize("machine", machines.ALL, ids=lambda machine: machine.__name__)
 
@@ -44,7 +48,8 @@ def test_json_of_two_xeon_6972p(ctl: Ctl, config: Path, xeon: Path) -> None:
     ]
     assert [{key: one[key] for key in contract[0]} for one in document["instances"]] == contract
     assert all(isinstance(warning, str) for warning in document["warnings"])
-    assert set(document) == {"instances", "actions", "warnings"}
+    assert document["waiting"] == []
+    assert set(document) == {"instances", "waiting", "actions", "warnings"}
 
 
 @EVERY_MACHINE
@@ -129,7 +134,7 @@ def test_no_pool_is_said(ctl: Ctl, tmp_path: Path, xeon: Path) -> None:
     assert (shown.status, shown.err) == (0, "")
     assert "nothing would serve" in shown.out
     empty = ctl("plan", "--config", file, "--sysroot", xeon, "--json").json()
-    assert empty == {"instances": [], "actions": [], "warnings": []}
+    assert empty == {"instances": [], "waiting": [], "actions": [], "warnings": []}
 
 
 def test_two_pools_on_nodes_of_their_own(ctl: Ctl, tmp_path: Path, model: Path, xeon: Path) -> None:
@@ -144,6 +149,100 @@ def test_two_pools_on_nodes_of_their_own(ctl: Ctl, tmp_path: Path, model: Path, 
     shown = ctl("plan", "--config", file, "--sysroot", xeon, "--no-diff").out
     assert "clients connect to port 8000" in shown
     assert "clients connect to port 8001" in shown
+
+
+def gpu_pool(model: Path, *more: str) -> str:
+    pool = POOL.format(model=model).replace('"chat"', '"fast"')
+    return "\n".join([pool.rstrip(), 'placement = "gpu"', *more, ""])
+
+
+def test_gpus_and_nodes_behind_one_port(ctl: Ctl, tmp_path: Path, model: Path) -> None:
+    file = write_config(tmp_path, POOL.format(model=model) + gpu_pool(model))
+    machine = machines.four_b580(tmp_path / "machine")
+    shown = ctl("plan", "--config", file, "--sysroot", machine, "--no-diff").out
+    assert shown.startswith(
+        "chat: meta-llama/Meta-Llama-3-8B-Instruct\n"
+        "  2 instances on CPU, clients connect to port 8000\n"
+        "Instance    Node  CPUs         Threads  Memory  Port  Weight\n"
+        "chat-numa0     0  0-11,32-43        12  bind 0  8003       1\n"
+        "chat-numa1     1  16-27,48-59       12  bind 1  8004       1\n"
+        "\n"
+        "fast: meta-llama/Meta-Llama-3-8B-Instruct\n"
+        "  4 instances on one GPU each, clients connect to port 8000\n"
+        "Instance               GPU           Node  Host CPUs    Port  Weight\n"
+        "fast-gpu-0000:03:00.0  0000:03:00.0     0  14-15,46-47  8005       1\n"
+        "fast-gpu-0000:18:00.0  0000:18:00.0     0  12-13,44-45  8006       1\n"
+        "fast-gpu-0000:83:00.0  0000:83:00.0     1  30-31,62-63  8007       1\n"
+        "fast-gpu-0000:9a:00.0  0000:9a:00.0     1  28-29,60-61  8008       1\n"
+    )
+    assert max(len(line) for line in shown.splitlines() if "/run/" not in line) <= 80
+
+
+def test_json_of_an_instance_on_a_gpu(ctl: Ctl, tmp_path: Path, model: Path) -> None:
+    file = write_config(tmp_path, gpu_pool(model))
+    machine = machines.four_b580(tmp_path / "machine")
+    (gpu, *_) = ctl("topology", "--sysroot", machine, "--json").json()["gpus"]
+    (one, *others) = ctl("plan", "--config", file, "--sysroot", machine, "--json").json()["instances"]
+    assert len(others) == 3
+    expected = {
+        "id": f"fast-gpu-{gpu['address']}",
+        "unit": f"ovms@fast-gpu-{gpu['address']}.service",
+        "device": "GPU",
+        "gpus": [gpu["address"]],
+        "render_nodes": [gpu["render_node"]],
+        "node": gpu["numa_node"],
+    }
+    assert {key: one[key] for key in expected} == expected
+
+
+def test_groups_of_gpus(ctl: Ctl, tmp_path: Path, model: Path) -> None:
+    file = write_config(tmp_path, gpu_pool(model).replace('"gpu"', '"hetero"'))
+    machine = machines.four_b580(tmp_path / "machine")
+    shown = ctl("plan", "--config", file, "--sysroot", machine, "--no-diff").out
+    assert "  2 instances on 2 GPUs each, clients connect to port 8000\n" in shown
+    assert "fast-hetero0  0000:03:00.0, 0000:18:00.0     0  12-15,44-47  8003       1\n" in shown
+
+
+def test_one_that_waits_for_a_gpu_is_not_planned(ctl: Ctl, tmp_path: Path, model: Path) -> None:
+    file = write_config(tmp_path, gpu_pool(model, 'gpus = ["0000:03:00.0", "0000:77:00.0"]'))
+    arguments = ("plan", "--config", file, "--sysroot", machines.four_b580(tmp_path / "machine"))
+    document = ctl(*arguments, "--json").json()
+    assert [one["id"] for one in document["instances"]] == ["fast-gpu-0000:03:00.0"]
+    (waiting,) = document["waiting"]
+    assert (waiting["id"], waiting["gpus"]) == ("fast-gpu-0000:77:00.0", ["0000:77:00.0"])
+    assert waiting["reason"] == "there is no GPU at 0000:77:00.0"
+    assert not [one for one in document["actions"] if "0000:77:00.0" in str(one)]
+    shown = ctl(*arguments, "--no-diff").out
+    assert "  1 instance on one GPU, 1 that waits for a GPU, clients connect to port 8000\n" in shown
+    assert (
+        "Waiting\n  fast-gpu-0000:77:00.0: there is no GPU at 0000:77:00.0\n    hint: GPUs of this" in shown
+    )
+    assert "Would not be started" not in shown
+
+
+def test_a_machine_without_a_gpu_for_a_pool(ctl: Ctl, tmp_path: Path, model: Path, xeon: Path) -> None:
+    file = write_config(tmp_path, gpu_pool(model))
+    shown = ctl("plan", "--config", file, "--sysroot", xeon, "--no-diff")
+    assert shown.status == 0
+    assert "  no instance, clients connect to port 8000\n\nWarnings\n" in shown.out
+    assert "this machine has no GPU" in shown.out
+    assert "Node" not in shown.out
+
+
+def test_one_whose_gpu_was_pulled_out_is_stopped_and_its_files_are_removed(
+    tmp_path: Path, model: Path, xeon: Path
+) -> None:
+    config = read_config(write_config(tmp_path, gpu_pool(model, 'gpus = ["0000:03:00.0"]')))
+    host = tmp_path / "host"
+    target, _ = preview_target(config, machines.four_b580(tmp_path / "before"), host)
+    Store(host).write_instance(render_files(target))
+    Store(host).write_books(target.books)
+    found = preview(config, xeon, host)
+    actions = list_actions(found, list_changes(found))
+    own = [one for one in actions if "fast-gpu" in (one.get("instance") or one.get("unit") or "")]
+    assert own[0] == {"action": "stop", "unit": "ovms@fast-gpu-0000:03:00.0.service"}
+    assert {one["action"] for one in own[1:]} == {"remove"}
+    assert found.target.instances[0].problem == "its GPU 0000:03:00.0 is not there"
 
 
 def test_an_error_of_placement_names_its_file(ctl: Ctl, tmp_path: Path, model: Path, xeon: Path) -> None:

@@ -19,6 +19,7 @@ SILENT_PROXY: dict[str, object] = {
     "error": "bind() failed",
     "listen": ["8000"],
 }
+FULL_AND_EMPTY = [{"name": "chat", "instances": 1}, {"name": "fast", "instances": 0}]
 NO_PROXY: dict[str, object] = {"generation": None, "state": None, "error": "", "listen": []}
 
 
@@ -51,6 +52,11 @@ def test_json_is_the_agent_s_document(ctl: Ctl, agent: FakeAgent) -> None:
             status(proxy=NO_PROXY, config={"file": "/x", "error": "bad"}), 1, id="never a good file"
         ),
         pytest.param(status(), 1, id="not looked yet"),
+        pytest.param(status(instance(), pools=[{"name": "chat", "instances": 1}]), 0, id="a full pool"),
+        pytest.param(status(instance(), pools=FULL_AND_EMPTY), 1, id="an empty pool"),
+        pytest.param(
+            status(instance(), instance("b", state="waiting", in_rotation=False)), 1, id="waiting for a GPU"
+        ),
     ],
 )
 def test_exit_status(document: dict[str, object], good: int, ctl: Ctl, agent: FakeAgent) -> None:
@@ -64,11 +70,70 @@ def test_table_has_a_row_for_each_instance(ctl: Ctl, agent: FakeAgent) -> None:
     agent.say(status(instance(since=time.time() - 3.5), two))
     lines = ctl("status", "--socket", agent.socket).out.splitlines()
     assert lines[:3] == [
-        "Instance    State  Rotation  Port  Node  CPUs             For",
-        "chat-numa0  ready  in        8003     0  0-31,192-223      3s",
-        "chat-numa1  ready  in        8004     1  32-63,224-255  2h05m",
+        "Instance    State  Rotation  Port  Where     For",
+        "chat-numa0  ready  in        8003  node 0     3s",
+        "chat-numa1  ready  in        8004  node 1  2h05m",
     ]
     assert lines[-1] == "Proxy: active, generation 00c0ffee00c0ffee, clients connect to 8000"
+
+
+CARDS = ["0000:03:00.0", "0000:18:00.0", "0000:83:00.0", "0000:9a:00.0"]
+
+
+def on_gpus(name: str, *gpus: str, **changes: object) -> dict[str, object]:
+    since = time.time() - 100000.5
+    return instance(name, device="GPU", gpus=list(gpus), cpus="28-31,124-127", since=since) | changes
+
+
+def test_table_of_nodes_and_gpus_with_one_of_each_kind_of_bad_news(ctl: Ctl, agent: FakeAgent) -> None:
+    away, hung, given_up = (f"chat-gpu-{card}" for card in CARDS[1:])
+    agent.say(
+        status(
+            instance("chat-numa3", node=3, since=time.time() - 100000.5),
+            on_gpus(f"chat-gpu-{CARDS[0]}", CARDS[0]),
+            on_gpus(away, CARDS[1], state="waiting", in_rotation=False, reason="its GPU is not there",
+                    hint="to give it up: gpu.exclude"),
+            on_gpus(hung, CARDS[2], state="draining", in_rotation=False, reason="its GPU hangs"),
+            on_gpus(given_up, CARDS[3], state="quarantined", in_rotation=False, reason="it hangs still",
+                    hint="ovms-scalerctl reload"),
+        )
+    )  # fmt: skip
+    shown = ctl("status", "--socket", agent.socket)
+    assert shown.status == 1
+    lines = shown.out.splitlines()
+    assert lines[:6] == [
+        "Instance               State        Rotation  Port  Where           For",
+        "chat-numa3             ready        in        8003  node 3        1d03h",
+        "chat-gpu-0000:03:00.0  ready        in        8003  0000:03:00.0  1d03h",
+        "chat-gpu-0000:18:00.0  waiting      out       8003  0000:18:00.0  1d03h",
+        "chat-gpu-0000:83:00.0  draining     out       8003  0000:83:00.0  1d03h",
+        "chat-gpu-0000:9a:00.0  quarantined  out       8003  0000:9a:00.0  1d03h",
+    ]
+    assert lines[7:12] == [
+        f"{away} (waiting for 1d03h): its GPU is not there",
+        "  next: to give it up: gpu.exclude",
+        f"{hung} (draining for 1d03h): its GPU hangs",
+        f"{given_up} (quarantined for 1d03h): it hangs still",
+        "  next: ovms-scalerctl reload",
+    ]
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_instances_on_several_gpus_fit_80_columns(count: int, ctl: Ctl, agent: FakeAgent) -> None:
+    agent.say(status(on_gpus("chat-hetero0", *CARDS[:count])))
+    shown = ctl("status", "--socket", agent.socket).out
+    assert max(map(len, shown.splitlines())) <= 80
+    assert all(card in shown for card in CARDS[:count])
+
+
+def test_where_one_is_that_is_bound_to_nothing_or_no_longer_wanted(ctl: Ctl, agent: FakeAgent) -> None:
+    gone = instance("gone", node=None, port=None, pool=None, in_rotation=False, since=None)
+    agent.say(status(instance("chat-whole", node=None, cpus="", since=None), gone))
+    lines = ctl("status", "--socket", agent.socket).out.splitlines()
+    assert lines[1:3] == [
+        "chat-whole  ready  in        8003  unbound    -",
+        "gone        ready  out          -  -          -",
+    ]
 
 
 def test_each_instance_that_does_not_serve_is_explained(ctl: Ctl, agent: FakeAgent) -> None:
@@ -107,6 +172,9 @@ def test_each_instance_that_does_not_serve_is_explained(ctl: Ctl, agent: FakeAge
         ),
         pytest.param({"problems": ["one"], "warnings": ["two"]}, ["Problems", "  one", "Warnings", "  two"],
                      id="problems and warnings"),
+        pytest.param({"pools": FULL_AND_EMPTY, "warnings": ["no GPU"]},
+                     ["pool fast has no instance", "  next: ovms-scalerctl topology", "  no GPU"],
+                     id="a pool without an instance"),
         pytest.param({"instances": []}, ["The agent has not looked at the instances yet."], id="too early"),
         pytest.param({"instances": [], "proxy": NO_PROXY},
                      ["No instance is wanted: /etc/ovms-scaler/config.toml has no pool."], id="no pool"),
@@ -127,11 +195,19 @@ def test_long_names_and_lists_fit_80_columns(ctl: Ctl, agent: FakeAgent) -> None
     assert max(map(len, shown.splitlines())) <= 80
 
 
+def test_an_agent_whose_pools_are_all_empty_has_looked(ctl: Ctl, agent: FakeAgent) -> None:
+    agent.say(status(pools=[{"name": "fast", "instances": 0}]))
+    shown = ctl("status", "--socket", agent.socket).out
+    assert shown.startswith("pool fast has no instance; the warnings below tell why\n")
+    assert "has not looked" not in shown
+
+
 @pytest.mark.parametrize(
     "document",
     [
         pytest.param({}, id="empty"),
         pytest.param({"instances": "none", "proxy": [], "config": 7, "warnings": {}}, id="other types"),
+        pytest.param({"instances": [{"gpus": 7}], "pools": ["a", {}]}, id="odd GPUs and pools"),
         pytest.param({"instances": [1, {}, {"id": None, "since": "now", "port": []}]}, id="odd instances"),
     ],
 )

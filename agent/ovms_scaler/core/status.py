@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The documents that people and programs are shown: status and plan."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -34,6 +35,17 @@ def instance_document(instance: Instance) -> Document:
     }  # fmt: skip
 
 
+def waiting_document(instance: Instance) -> Document:
+    """One entry of ``waiting`` in ``plan --json``: an instance without a unit until its device is there."""
+    return {
+        "id": instance.id,
+        "pool": instance.pool,
+        "gpus": list(instance.gpus),
+        "reason": instance.problem,
+        "hint": instance.hint,
+    }
+
+
 def status_document(
     target: Target | None,
     facts: Facts,
@@ -49,6 +61,7 @@ def status_document(
     proxy = facts.proxy
     return {
         "instances": instances,
+        "pools": _pools(target) if target is not None else [],
         "proxy": {
             "generation": proxy.generation,
             "state": proxy.unit.active_state if proxy.unit is not None else None,
@@ -61,6 +74,12 @@ def status_document(
         "warnings": list(target.warnings) if target is not None else [],
         "problems": list(problems),
     }
+
+
+def _pools(target: Target) -> list[Document]:
+    """How many instances each pool is to have: one may have none, as on a machine without GPUs."""
+    counts = Counter(instance.pool for instance in target.instances)
+    return [{"name": name, "instances": counts[name]} for name in target.pools]
 
 
 def _instances(
@@ -87,6 +106,8 @@ def _instances(
                 "node": instance.node if instance is not None else None,
                 "cpus": format_cpu_list(instance.cpus) if instance is not None else "",
                 "memory_nodes": format_cpu_list(instance.memory_nodes) if instance is not None else "",
+                "gpus": list(instance.gpus) if instance is not None else [],
+                "render_nodes": list(instance.render_nodes) if instance is not None else [],
                 "weight": instance.weight if instance is not None else None,
                 "pid": unit.main_pid or None if unit is not None else None,
                 "restarts": unit.restarts if unit is not None else 0,

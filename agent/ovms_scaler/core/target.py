@@ -36,8 +36,12 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Everything that should be, as one value; equal inputs give an equal one."""
+    """Everything that should be, as one value; equal inputs give an equal one.
 
+    ``pools`` are the names of all pools, those without an instance included.
+    """
+
+    pools: tuple[str, ...]
     wanted: Mapping[str, Wanted]
     fronts: tuple[nginx.Front, ...]
     proxy: nginx.ProxySettings
@@ -92,6 +96,7 @@ def resolve(
         wanted[instance.id] = _want(placed, pool, spec, model, upstreams[pool.name])
     slots = sum(one.max_conns for one in wanted.values())
     return Target(
+        pools=tuple(pools),
         wanted=wanted,
         fronts=fronts.fronts_of(spec, upstreams, layout.instances),
         proxy=fronts.proxy_settings(spec.proxy, topology, slots=slots, ipv6=ipv6),

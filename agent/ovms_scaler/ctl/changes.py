@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from ovms_scaler.core.instance import unit_name
-from ovms_scaler.core.status import instance_document
+from ovms_scaler.core.status import instance_document, waiting_document
 from ovms_scaler.offline import Preview
 
 PROXY_UNIT = "ovms-scaler-proxy.service"
@@ -70,8 +70,10 @@ def list_actions(preview: Preview, changes: Sequence[FileChange]) -> list[Action
 
 def plan_document(preview: Preview, actions: Sequence[Action]) -> dict[str, Any]:
     """The JSON of ``plan --json``, which programs rely on."""
+    instances = preview.target.instances
     return {
-        "instances": [instance_document(instance) for instance in preview.target.instances],
+        "instances": [instance_document(one) for one in instances if not one.is_waiting],
+        "waiting": [waiting_document(one) for one in instances if one.is_waiting],
         "actions": list(actions),
         "warnings": list(preview.warnings),
     }
@@ -101,7 +103,7 @@ def _instance_actions(preview: Preview, name: str, changes: list[FileChange]) ->
     wanted = preview.target.wanted.get(name)
     runs = any(preview.owners.get(path) == name for path in preview.present)
     may_start = wanted is not None and wanted.instance.problem is None
-    if runs and (wanted is None or may_start):
+    if runs and (wanted is None or may_start or wanted.instance.is_waiting):
         yield {"action": "stop", "unit": unit_name(name)}
     yield from map(_file_action, changes)
     if may_start:

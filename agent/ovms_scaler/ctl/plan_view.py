@@ -32,12 +32,16 @@ def show_plan(
 def render_plan(config: Config, preview: Preview) -> RenderableType:
     """A table for each pool, then what is wrong and what is doubtful."""
     parts: list[RenderableType] = []
+    instances = preview.target.instances
     for pool in config.spec.pool:
-        instances = [one for one in preview.target.instances if one.pool == pool.name]
-        parts += [*_render_pool(pool, instances), ""]
+        parts += [*_render_pool(pool, [one for one in instances if one.pool == pool.name]), ""]
     if not config.spec.pool:
         parts += [cell(f"No pool in {config.file}: nothing would serve."), ""]
-    parts += _render_problems(preview.target.instances)
+    waiting = [one for one in instances if one.is_waiting]
+    parts += _render_reasons("Waiting", "bold yellow", waiting)
+    parts += _render_reasons(
+        "Would not be started", "bold red", [one for one in instances if not one.is_waiting]
+    )
     if preview.warnings:
         parts += [cell("Warnings", "bold yellow"), *(indented(text) for text in preview.warnings), ""]
     return stack(*parts)
@@ -64,19 +68,30 @@ def render_actions(actions: Sequence[Action]) -> Iterator[RenderableType]:
 
 
 def _render_pool(pool: Pool, instances: Sequence[Instance]) -> Iterator[RenderableType]:
-    count = f"{len(instances)} instance{'' if len(instances) == 1 else 's'}"
+    placed = [one for one in instances if not one.is_waiting]
+    what = [_count(placed) if placed else "no instance"]
+    if waiting := len(instances) - len(placed):
+        what.append(f"{waiting} that wait{'s' if waiting == 1 else ''} for a GPU")
     yield cell(f"{pool.name}: {pool.model_name or pool.config_path}", "bold")
-    yield indented(
-        f"{count} on {instances[0].device}, clients connect to {_where(pool)}" if instances else count
-    )
-    yield _render_instances(instances)
+    yield indented(f"{', '.join(what)}, clients connect to {_where(pool)}")
+    if placed:
+        yield _render_on_gpus(placed) if placed[0].gpus else _render_on_cpus(placed)
+
+
+def _count(placed: Sequence[Instance]) -> str:
+    """How many there are, and on what; all of a pool are on the same kind of device."""
+    size = len(placed[0].gpus)
+    on = placed[0].device if size == 0 else "one GPU" if size == 1 else f"{size} GPUs"
+    if len(placed) == 1:
+        return f"1 instance on {on}"
+    return f"{len(placed)} instances on {on}{' each' if size else ''}"
 
 
 def _where(pool: Pool) -> str:
     return f"port {pool.listen}" if pool.listen.isdigit() else pool.listen
 
 
-def _render_instances(instances: Sequence[Instance]) -> Table:
+def _render_on_cpus(instances: Sequence[Instance]) -> Table:
     table = make_table(
         "Instance", "Node", "CPUs", "Threads", "Memory", "Port", "Weight",
         right=("Node", "Threads", "Port", "Weight"),
@@ -95,15 +110,31 @@ def _render_instances(instances: Sequence[Instance]) -> Table:
     return table
 
 
-def _render_problems(instances: Sequence[Instance]) -> list[RenderableType]:
-    """What forbids to start instances, each reason once with those it is about."""
+def _render_on_gpus(instances: Sequence[Instance]) -> Table:
+    table = make_table(
+        "Instance", "GPU", "Node", "Host CPUs", "Port", "Weight", right=("Node", "Port", "Weight")
+    )
+    for one in instances:
+        table.add_row(
+            cell(one.id, "red" if one.problem else ""),
+            cell(", ".join(one.gpus)),
+            cell(one.node),
+            cell(format_cpu_list(one.cpus)),
+            cell(one.port),
+            cell(one.weight),
+        )
+    return table
+
+
+def _render_reasons(title: str, style: str, instances: Sequence[Instance]) -> list[RenderableType]:
+    """Why instances are not started, each reason once with those it is about."""
     reasons: dict[tuple[str, str], list[str]] = {}
     for one in instances:
         if one.problem is not None:
             reasons.setdefault((one.problem, one.hint or ""), []).append(one.id)
     if not reasons:
         return []
-    parts: list[RenderableType] = [cell("Would not be started", "bold red")]
+    parts: list[RenderableType] = [cell(title, style)]
     for (problem, hint), names in reasons.items():
         parts += [indented(f"{', '.join(names)}: {problem}")]
         parts += [indented(f"hint: {hint}", by=4)] if hint else []

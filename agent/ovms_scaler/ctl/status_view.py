@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ovms_scaler.ctl import tables
 from ovms_scaler.ctl.tables import cell, indented, make_table, stack
-from ovms_scaler.ctl.verdict import Row, parse_rows, table
+from ovms_scaler.ctl.verdict import Row, parse_empty_pools, parse_rows, table
 
 # By name, as ovms_scaler.core.lifecycle would bring half the package along, at a cost that people notice.
 _STYLES = {
@@ -19,6 +19,7 @@ _STYLES = {
     "quarantined": "red",
     "ejected": "red",
     "suspect": "yellow",
+    "waiting": "yellow",
 }
 
 
@@ -33,11 +34,12 @@ def render_status(document: Mapping[str, Any], *, now: float) -> RenderableType:
     parts: list[RenderableType] = []
     if rows:
         parts += [_render_table(rows, now), ""]
-    elif table(document, "proxy").get("listen"):
-        parts += [cell("The agent has not looked at the instances yet."), ""]
-    else:
+    elif not table(document, "proxy").get("listen"):
         parts += [cell(f"No instance is wanted: {_config_file(document)} has no pool."), ""]
+    elif not parse_empty_pools(document):
+        parts += [cell("The agent has not looked at the instances yet."), ""]
     parts += _render_explanations(rows, now)
+    parts += _render_empty_pools(parse_empty_pools(document))
     parts += _render_proxy(table(document, "proxy"))
     parts += _render_config(document)
     parts += _render_sentences("Problems", "bold red", document.get("problems"))
@@ -57,20 +59,24 @@ def format_duration(seconds: float) -> str:
 
 
 def _render_table(rows: Sequence[Row], now: float) -> Table:
-    shown = make_table(
-        "Instance", "State", "Rotation", "Port", "Node", "CPUs", "For", right=("Port", "Node", "For")
-    )
+    shown = make_table("Instance", "State", "Rotation", "Port", "Where", "For", right=("Port", "For"))
     for row in rows:
         shown.add_row(
             cell(row.id),
             cell(row.state, _STYLES.get(row.state, "")),
             cell("in" if row.in_rotation else "out", "" if row.in_rotation or not row.wanted else "yellow"),
             cell(row.port),
-            cell(row.node),
-            cell(row.cpus or ("any" if row.wanted else None)),
+            cell(_place(row)),
             cell(_age(row, now)),
         )
     return shown
+
+
+def _place(row: Row) -> str | None:
+    """What of the machine is its own; its CPUs are in the plan."""
+    if row.gpus:
+        return ", ".join(row.gpus)
+    return f"node {row.node}" if row.node is not None else "unbound" if row.wanted else None
 
 
 def _age(row: Row, now: float) -> str | None:
@@ -89,6 +95,13 @@ def _render_explanations(rows: Sequence[Row], now: float) -> list[RenderableType
         if row.hint:
             parts.append(indented(f"next: {row.hint}", "bold"))
     return [*parts, ""] if parts else []
+
+
+def _render_empty_pools(names: Sequence[str]) -> list[RenderableType]:
+    if not names:
+        return []
+    sentences = [cell(f"pool {name} has no instance; the warnings below tell why", "red") for name in names]
+    return [*sentences, indented("next: ovms-scalerctl topology", "bold"), ""]
 
 
 def _render_proxy(proxy: Mapping[str, Any]) -> list[RenderableType]:

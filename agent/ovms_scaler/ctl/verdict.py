@@ -19,13 +19,15 @@ class Row:
     wanted: bool
     port: object
     node: object
-    cpus: object
+    gpus: tuple[str, ...]
 
 
 def is_good(document: Mapping[str, Any]) -> bool:
     """Whether every wanted instance serves through the proxy, and nothing hinders the agent."""
     rows, proxy = parse_rows(document), table(document, "proxy")
-    if not all(row.in_rotation for row in rows if row.wanted) or table(document, "config").get("error"):
+    if not all(row.in_rotation for row in rows if row.wanted) or parse_empty_pools(document):
+        return False
+    if table(document, "config").get("error"):
         return False
     if document.get("problems") or proxy.get("error"):
         return False
@@ -35,8 +37,6 @@ def is_good(document: Mapping[str, Any]) -> bool:
 
 def parse_rows(document: Mapping[str, Any]) -> tuple[Row, ...]:
     """The instances of a status document."""
-    listed = document.get("instances")
-    entries = [entry for entry in listed if isinstance(entry, Mapping)] if isinstance(listed, list) else []
     return tuple(
         Row(
             id=str(entry.get("id", "?")),
@@ -48,9 +48,16 @@ def parse_rows(document: Mapping[str, Any]) -> tuple[Row, ...]:
             wanted=entry.get("pool") is not None,
             port=entry.get("port"),
             node=entry.get("node"),
-            cpus=entry.get("cpus"),
+            gpus=tuple(map(str, gpus)) if isinstance(gpus := entry.get("gpus"), list) else (),
         )
-        for entry in entries
+        for entry in _entries(document, "instances")
+    )
+
+
+def parse_empty_pools(document: Mapping[str, Any]) -> tuple[str, ...]:
+    """Pools of a status document that have no instance at all."""
+    return tuple(
+        str(entry.get("name", "?")) for entry in _entries(document, "pools") if entry.get("instances") == 0
     )
 
 
@@ -58,3 +65,8 @@ def table(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """A part of the document; empty when it is missing."""
     value = document.get(name)
     return value if isinstance(value, Mapping) else {}
+
+
+def _entries(document: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    listed = document.get(name)
+    return [entry for entry in listed if isinstance(entry, Mapping)] if isinstance(listed, list) else []
