@@ -113,6 +113,11 @@ class DevicesContract:
     ) -> None:
         assert await bench.see((lever, "3", action)) == [DeviceEvent(action=action, subsystem=subsystem)]
 
+    @pytest.mark.parametrize("action", ["add", "bind", "unbind", "remove"])
+    async def test_a_gpu_on_the_bus_without_a_driver(self, bench: Bench, action: str) -> None:
+        seen = await bench.see(("set_pci", GPU, action, "30000"), ("set_pci", OTHER, action, "20000"))
+        assert seen == [DeviceEvent(action=action, subsystem="pci", address=GPU)]
+
     async def test_what_changes_nothing_is_not_heard(self, bench: Bench) -> None:
         assert await bench.see(("plug_cable", GPU), ("plug_network", "0000:05:00.0")) == []
 

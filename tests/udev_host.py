@@ -95,6 +95,11 @@ class MockedHost:
     def plug_network(self, address: str) -> None:
         self._bed.uevent(self._make(f"/devices/pci0000:00/{address}/net/eth7", "net"), "add")
 
+    def set_pci(self, address: str, action: str, pci_class: str) -> None:
+        device = self._make(parent_of(address), "pci")
+        self._bed.set_property(device, "PCI_CLASS", pci_class)
+        self._bed.uevent(device, action)
+
     def set_cpu(self, number: str, action: str) -> None:
         self._bed.uevent(self._make(f"/devices/system/cpu/cpu{number}", "cpu"), action)
 

@@ -72,6 +72,11 @@ class FakeMonitor:
     def plug_network(self, address: str) -> None:
         """A device of another subsystem comes: nobody here is told."""
 
+    def set_pci(self, address: str, action: str, pci_class: str) -> None:
+        """A device on the PCI bus comes or goes; ``pci_class`` as in PCI_CLASS=."""
+        if pci_class.startswith("3"):
+            self.emit(DeviceEvent(action=action, subsystem="pci", address=address))
+
     def set_cpu(self, number: str, action: str) -> None:
         self.emit(DeviceEvent(action=action, subsystem="cpu"))
 

@@ -22,7 +22,8 @@ from ovms_scaler.errors import HostError
 
 # CPUs and memory blocks send online and offline (core-api/cpu_hotplug.rst, "User Space Notification";
 # device_online() for both), NUMA nodes add and remove, as every device that is registered.
-SUBSYSTEMS = ("drm", "accel", "devcoredump", "cpu", "memory", "node")
+# GPUs without a driver, and the last moment of one that is pulled out, are known from the PCI bus only.
+SUBSYSTEMS = ("drm", "accel", "pci", "devcoredump", "cpu", "memory", "node")
 # libudev listens to udev only where this file is or /dev is a devtmpfs, and is silently deaf elsewhere
 # (systemd's device-monitor.c). Under PrivateDevices= /dev is no devtmpfs.
 CONTROL = Path("/run/udev/control")
@@ -30,7 +31,7 @@ RECEIVE_BUFFER_BYTES = 1 << 20
 BATCH = 256  # events read before the loop gets its turn; what is left wakes it again
 DETAIL_CHARACTERS = 64
 
-_PROPERTIES = ("ACTION", "SUBSYSTEM", "DEVPATH", "WEDGED", "PID", "TASK", "HOTPLUG", "LEASE")
+_PROPERTIES = ("ACTION", "SUBSYSTEM", "DEVPATH", "WEDGED", "PID", "TASK", "HOTPLUG", "LEASE", "PCI_CLASS")
 # Domains have more than four digits behind Intel's VMD ("10000:e1:00.0").
 _ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 # Connectors are "card0-DP-1" (drm_sysfs_connector_add()).
@@ -132,6 +133,10 @@ def parse_event(properties: Mapping[str, str]) -> DeviceEvent | None:
     path = properties.get("DEVPATH", "")
     if subsystem == "devcoredump":
         return _parse_coredump(action, path)
+    if subsystem == "pci":
+        if not _is_display(properties.get("PCI_CLASS", "")):
+            return None
+        return DeviceEvent(action=action, subsystem=subsystem, address=find_address(path))
     if subsystem not in ("drm", "accel"):
         return DeviceEvent(action=action, subsystem=subsystem)
     address = find_address(path)
@@ -161,6 +166,11 @@ def parse_wedged(text: str) -> tuple[str, ...]:
     """The methods in WEDGED= in their order, each once; ("unknown",) when it names none that is known."""
     methods = dict.fromkeys(word for word in text.split(",") if word in RECOVERY_METHODS)
     return tuple(methods) or ("unknown",)
+
+
+def _is_display(pci_class: str) -> bool:
+    """Whether a class as in the kernel's uevent, "38000" for 0x038000, is that of display controllers."""
+    return re.fullmatch(r"0?3[0-9A-Fa-f]{4}", pci_class) is not None
 
 
 def _is_about_displays(action: str, path: str, properties: Mapping[str, str]) -> bool:
