@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is remembered for good, so that whatever comes or goes moves nothing else."""
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ovms_scaler.core.cpulist import format_cpu_list, parse_cpu_list
+from ovms_scaler.core.values import ADDRESS
 from ovms_scaler.errors import InputError
+
+_ADDRESS = re.compile(ADDRESS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,16 +66,27 @@ def parse_gpu_book(document: object) -> tuple[dict[str, Card], dict[str, tuple[s
     """Cards and groups of ``gpu_book_document``. Raises InputError for one that cannot be trusted."""
     if not isinstance(document, dict) or document.keys() != {"cards", "groups"}:
         raise InputError("it must hold cards and groups")
-    cards, groups = document["cards"], document["groups"]
-    if not isinstance(cards, dict) or not isinstance(groups, dict):
+    if not isinstance(document["cards"], dict) or not isinstance(document["groups"], dict):
         raise InputError("cards and groups must be objects")
-    for name, members in groups.items():
-        if not isinstance(members, list) or not all(isinstance(one, str) for one in members):
-            raise InputError(f"group {name!r} must be a list of PCI addresses")
-    return (
-        {address: _parse_card(address, card) for address, card in cards.items()},
-        {name: tuple(members) for name, members in groups.items()},
-    )
+    cards = {address: _parse_card(address, card) for address, card in document["cards"].items()}
+    groups = {name: _parse_group(name, members) for name, members in document["groups"].items()}
+    cpus = Counter(cpu for card in cards.values() for cpu in card.host_cpus)
+    if cpus and max(cpus.values()) > 1:
+        raise InputError(f"two cards have CPU {format_cpu_list(cpu for cpu in cpus if cpus[cpu] > 1)}")
+    grouped = Counter(address for members in groups.values() for address in members)
+    if grouped and max(grouped.values()) > 1:
+        raise InputError(f"GPU {min(one for one in grouped if grouped[one] > 1)} is in a group twice")
+    return cards, groups
+
+
+def _parse_group(name: str, members: object) -> tuple[str, ...]:
+    if not isinstance(members, list) or not all(_is_address(one) for one in members):
+        raise InputError(f"group {name!r} must be a list of PCI addresses")
+    return tuple(members)
+
+
+def _is_address(text: object) -> bool:
+    return isinstance(text, str) and _ADDRESS.fullmatch(text) is not None
 
 
 def _parse_card(address: str, document: Any) -> Card:
@@ -88,6 +104,7 @@ def _parse_card(address: str, document: Any) -> Card:
         or document.keys() != known.keys()
         or not all(isinstance(document[name], kind) for name, kind in known.items())
         or document["address"] != address
+        or not _is_address(address)
     ):
-        raise InputError(f"card {address!r} must have {', '.join(known)}")
+        raise InputError(f"card {address!r} must be a PCI address and have {', '.join(known)}")
     return Card(**{**document, "host_cpus": parse_cpu_list(document["host_cpus"])})

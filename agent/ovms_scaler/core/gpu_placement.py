@@ -2,7 +2,7 @@
 """Instances on GPUs: which cards form one, and which cores are set aside for their host threads."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from ovms_scaler.core.books import Books, Card
@@ -44,31 +44,36 @@ def lend_host_cpus(
     """The books with cores that nobody uses given to cards which have none; ``taken`` are in use."""
     cards = dict(books.cards)
     pools = {pool.name: pool for pool in spec.pool}
-    taken = taken.union(*(card.host_cpus for card in cards.values()))
+    taken = whole_cores(topology, taken.union(*(card.host_cpus for card in cards.values())))
     for name, own in shares.of.items():
         for one in own:
-            if one.gpu is None or cards[one.address].host_cpus:
-                continue
             node = home_node(topology, one.card)
-            free = topology.cores_in((_usable(pools[name], topology) & node.cpus) - taken) if node else ()
-            size = _size(pools[name], free)
-            cpus = frozenset().union(*free[len(free) - size :]) if free else frozenset()
+            if one.gpu is None or cards[one.address].host_cpus or node is None:
+                continue
+            free = (_usable(pools[name], topology) & node.cpus) - taken
+            cpus = _highest(topology, free, _size(pools[name], topology.cores_in(free)))
             cards[one.address] = replace(cards[one.address], host_cpus=cpus)
-            taken |= cpus
+            taken |= whole_cores(topology, cpus)
     return replace(books, cards=cards)
 
 
+def whole_cores(topology: Topology, cpus: Iterable[int]) -> frozenset[int]:
+    """Every thread of the cores that hold one of these CPUs: what nobody else may use then."""
+    return frozenset().union(*map(topology.core_of, cpus))
+
+
 def gpu_instances(
-    pool: Pool, topology: Topology, own: tuple[Candidate, ...], books: Books
+    pool: Pool, topology: Topology, own: tuple[Candidate, ...], books: Books, *, planned: bool
 ) -> list[Instance]:
     """The instances of a pool placed on GPUs, those that wait for a card included."""
     by_address = {one.address: one for one in own}
     if pool.placement is Placement.gpu:
         return [
-            _instance(pool, topology, f"{pool.name}-gpu-{one.address}", (one,), books.cards) for one in own
+            _instance(pool, topology, f"{pool.name}-gpu-{one.address}", (one,), books, planned=planned)
+            for one in own
         ]
     return [
-        _instance(pool, topology, name, tuple(by_address[each] for each in members), books.cards)
+        _instance(pool, topology, name, tuple(map(by_address.__getitem__, members)), books, planned=planned)
         for name, members in sorted(books.groups.items(), key=lambda item: _number(pool, item[0]))
         if _number(pool, name) >= 0
     ]
@@ -107,6 +112,12 @@ def _size(pool: Pool, cores: Cores) -> int:
     return min(len(cores), -(-pool.host_cpus_per_gpu // threads))
 
 
+def _highest(topology: Topology, cpus: frozenset[int], size: int) -> frozenset[int]:
+    """The CPUs of the highest ``size`` cores among ``cpus``, of all when there are fewer."""
+    cores = topology.cores_in(cpus)
+    return frozenset().union(*cores[max(0, len(cores) - size) :])
+
+
 def _set_aside(
     spec: Spec, topology: Topology, shares: GpuShares, cards: Mapping[str, Card]
 ) -> dict[str, Card]:
@@ -128,24 +139,21 @@ def _set_aside(
 def _set_aside_on(node: Node, topology: Topology, local: list[tuple[Pool, Card]]) -> dict[str, Card]:
     sizes: dict[str, int] = {}
     usable: dict[str, frozenset[int]] = {}
-    for pool, card in local:
-        usable[card.address] = _usable(pool, topology) & node.cpus
-        cores = topology.cores_in(usable[card.address])
-        # Half of a node at most, so that those who compute on CPUs are left some.
-        sizes[card.address] = min(_size(pool, cores), max(1, len(cores) // 2 // len(local)))
     given: dict[str, Card] = {}
-    taken: set[int] = set()
-    for _, card in local:
+    for pool, card in local:
+        mine = usable[card.address] = _usable(pool, topology) & node.cpus
+        cores = topology.cores_in(mine)
+        # Half of a node at most, so that those who compute on CPUs are left some.
+        size = sizes[card.address] = min(_size(pool, cores), max(1, len(cores) // 2 // len(local)))
         own = card.host_cpus
-        if own and own <= usable[card.address] and len(topology.cores_in(own)) == sizes[card.address]:
+        if own and own == whole_cores(topology, own) & mine and len(topology.cores_in(own)) == size:
             given[card.address] = card
-            taken |= own
+    taken = whole_cores(topology, frozenset().union(*(card.host_cpus for card in given.values())))
     for _, card in local:
         if card.address not in given:
-            free = topology.cores_in(usable[card.address] - taken)
-            mine = free[max(0, len(free) - sizes[card.address]) :]
-            given[card.address] = replace(card, host_cpus=frozenset().union(*mine))
-            taken |= given[card.address].host_cpus
+            cpus = _highest(topology, usable[card.address] - taken, sizes[card.address])
+            given[card.address] = replace(card, host_cpus=cpus)
+            taken |= whole_cores(topology, cpus)
     return given
 
 
@@ -190,14 +198,18 @@ def _instance(
     topology: Topology,
     instance_id: str,
     members: tuple[Candidate, ...],
-    cards: Mapping[str, Card],
+    books: Books,
+    *,
+    planned: bool,
 ) -> Instance:
-    host = [cards.get(one.address, one.card).host_cpus & topology.online for one in members]
+    host = [books.cards.get(one.address, one.card).host_cpus & topology.online for one in members]
     cores = topology.cores_in(frozenset().union(*host))
     cpus = frozenset(min(core) for core in cores) if pool.smt is Smt.physical else frozenset().union(*cores)
     homes = {node.id for one in members if (node := home_node(topology, one.card)) is not None}
     memory = {memory_node_for(topology, node) for node in homes} - {None} if topology.numa else set()
-    obstacle = _obstacle(members, topology, has_cores=all(host))
+    obstacle = _obstacle(members, topology)
+    if obstacle is None and not all(host):
+        obstacle = _without_cores(members, planned=planned)
     problem, hint = obstacle or _refusal(members) or (None, None)
     render_nodes = tuple(one.gpu.render_node or "" for one in members if one.gpu is not None)
     device = "GPU" if len(members) == 1 else "HETERO:" + ",".join(f"GPU.{k}" for k in range(len(members)))
@@ -221,14 +233,12 @@ def _instance(
     )
 
 
-def _obstacle(
-    members: tuple[Candidate, ...], topology: Topology, *, has_cores: bool
-) -> tuple[str, str] | None:
-    """What an instance waits for, and what can be done about it."""
+def _obstacle(members: tuple[Candidate, ...], topology: Topology) -> tuple[str, str] | None:
+    """The device that an instance waits for, and what can be done about it."""
     for one in members:
         gpu = one.gpu
         if gpu is None and one.card.vendor_id is None:
-            here = ", ".join(each.address for each in topology.gpus) or "none"
+            here = ", ".join(sorted(each.address for each in topology.gpus)) or "none"
             return f"there is no GPU at {one.address}", f"GPUs of this machine: {here}"
         if gpu is None:
             return f"its GPU {one.address} is not there", f'to give it up: gpu.exclude = ["{one.address}"]'
@@ -237,13 +247,16 @@ def _obstacle(
             return f"GPU {one.address} has no driver", f"{module}; dmesg says why one was not bound"
         if gpu.render_node is None:
             return f"driver {gpu.driver} offers no render node for GPU {one.address}", "dmesg says why"
-    if not has_cores:
-        addresses = ", ".join(one.address for one in members)
-        return (
-            f"no core near GPU {addresses} is set aside for its host threads",
-            "ovms-scalerctl reload sets some aside, by changing the instances there one at a time",
-        )
     return None
+
+
+def _without_cores(members: tuple[Candidate, ...], *, planned: bool) -> tuple[str, str]:
+    return (
+        f"no core near GPU {', '.join(one.address for one in members)} is set aside for its host threads",
+        "its node has too few cores for so many GPUs: gpu.exclude, or less in reserve_cpus"
+        if planned
+        else "ovms-scalerctl reload sets some aside, by changing the instances there one at a time",
+    )
 
 
 def _refusal(members: tuple[Candidate, ...]) -> tuple[str, str] | None:

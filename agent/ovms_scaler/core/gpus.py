@@ -37,24 +37,25 @@ class GpuShares:
     warnings: tuple[str, ...]
 
 
-def share_gpus(spec: Spec, topology: Topology, books: Books) -> GpuShares:
+def share_gpus(spec: Spec, topology: Topology, books: Books, *, planned: bool = True) -> GpuShares:
     """Give every pool placed on GPUs its own.
 
     What is remembered counts as if it were there, so that one that is pulled out changes nothing for the
-    others: an integrated GPU does not come into use when the discrete one goes.
+    others: an integrated GPU does not come into use when the discrete one goes. And one that is used goes
+    on being used when a discrete one comes, until the next ``planned`` change.
     """
     pools = [(index, pool) for index, pool in enumerate(spec.pool) if pool.placement in ON_GPUS]
     if not pools:
         return GpuShares(of={}, problems=(), warnings=())
     asked = frozenset(name for _, pool in pools for name in pool.gpus)
     found = _candidates(topology, books, asked)
-    chosen = [one for one in found if _is_chosen(one, found, spec.gpu, asked)]
+    used = frozenset() if planned else frozenset(books.cards)
     owners: dict[str, str] = {}
     problems: list[Problem] = []
     warnings = _unknown_includes(spec.gpu, found)
     of: dict[str, tuple[Candidate, ...]] = {}
     for index, pool in pools:
-        own = tuple(one for one in chosen if _is_for(one, pool))
+        own = tuple(one for one in found if _is_for(one, pool, found, spec.gpu, used))
         problems += _conflicts(own, owners, f"pool[{index}]", pool)
         of[pool.name] = tuple(one for one in own if one.address not in owners)
         owners |= {one.address: pool.name for one in of[pool.name]}
@@ -80,15 +81,16 @@ def _address_key(address: str) -> tuple[int, str]:
 
 
 def _refresh(address: str, known: Card | None, gpu: Gpu | None) -> Card:
+    """What is known of a card now; what cannot be read at the moment is as it was."""
     card = known or Card(address=address)
     if gpu is None:
         return card
     return replace(
         card,
-        vendor_id=gpu.vendor_id,
-        device_id=gpu.device_id,
-        numa_node=gpu.numa_node,
-        integrated=gpu.integrated,
+        vendor_id=gpu.vendor_id or card.vendor_id,
+        device_id=gpu.device_id or card.device_id,
+        numa_node=card.numa_node if gpu.numa_node is None else gpu.numa_node,
+        integrated=card.integrated if gpu.integrated is None else gpu.integrated,
         physical_function=gpu.physical_function,
     )
 
@@ -97,14 +99,26 @@ def _names(one: Candidate, names: Iterable[str]) -> bool:
     return any(name in (one.address, one.card.device_id) for name in names)
 
 
-def _is_chosen(one: Candidate, found: list[Candidate], rules: GpuRules, asked: frozenset[str]) -> bool:
-    if _names(one, rules.exclude):
+def _is_for(
+    one: Candidate, pool: Pool, found: list[Candidate], rules: GpuRules, used: frozenset[str]
+) -> bool:
+    """Whether a pool is to use a GPU, if no other one does; ``used`` ones are not given up for others."""
+    card = one.card
+    if _names(one, rules.exclude) or not _is_near(card, pool):
         return False
-    if _names(one, asked) or _names(one, rules.include):
+    if pool.gpus:
+        return _names(one, pool.gpus)
+    if rules.include:
+        return _names(one, rules.include)
+    if card.vendor_id not in rules.vendors or card.physical_function is not None:
+        return False
+    if not card.integrated or rules.include_integrated or one.address in used:
         return True
-    if rules.include or one.card.vendor_id not in rules.vendors or one.card.physical_function is not None:
-        return False
-    return not one.card.integrated or rules.include_integrated or not _has_discrete(found, rules)
+    return not _has_discrete(found, rules)
+
+
+def _is_near(card: Card, pool: Pool) -> bool:
+    return pool.nodes is None or card.numa_node in parse_cpu_list(pool.nodes)
 
 
 def _has_discrete(found: list[Candidate], rules: GpuRules) -> bool:
@@ -112,12 +126,6 @@ def _has_discrete(found: list[Candidate], rules: GpuRules) -> bool:
         not one.card.integrated and one.card.vendor_id in rules.vendors and not _names(one, rules.exclude)
         for one in found
     )
-
-
-def _is_for(one: Candidate, pool: Pool) -> bool:
-    if pool.nodes is not None and one.card.numa_node not in parse_cpu_list(pool.nodes):
-        return False
-    return not pool.gpus or _names(one, pool.gpus)
 
 
 def _conflicts(
@@ -142,17 +150,19 @@ def _nothing_for(pool: Pool, found: list[Candidate], rules: GpuRules) -> str:
     """Why a pool has no GPU at all."""
     text = f"pool {pool.name!r} has no instance: "
     look = "`ovms-scalerctl topology` lists what there is"
-    if not any(one.gpu is not None for one in found):
+    here = [one for one in found if one.gpu is not None]
+    if not here:
         return f"{text}this machine has no GPU; {look}"
-    vendors = sorted({str(one.card.vendor_id) for one in found})
-    if not any(one.card.vendor_id in rules.vendors for one in found):
+    named = pool.gpus or rules.include
+    if not named and not any(one.card.vendor_id in rules.vendors for one in here):
+        vendors = sorted({one.card.vendor_id or "unknown" for one in here})
         return (
             f"{text}its GPUs are of vendor {', '.join(vendors)}, gpu.vendors has "
             f"{', '.join(rules.vendors) or 'none'}; {look}"
         )
     wanted = [f"gpus = {list(pool.gpus)}"] * bool(pool.gpus) + [f"nodes = {pool.nodes!r}"] * bool(pool.nodes)
     chosen = " and ".join(wanted) or "gpu.include, gpu.exclude or SR-IOV"
-    return f"{text}{chosen} leaves none of the GPUs {', '.join(one.address for one in found)}; {look}"
+    return f"{text}{chosen} leaves none of the GPUs {', '.join(one.address for one in here)}; {look}"
 
 
 def _unknown_ids(pool: Pool, own: tuple[Candidate, ...]) -> list[str]:

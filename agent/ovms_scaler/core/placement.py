@@ -8,7 +8,7 @@ from math import gcd
 
 from ovms_scaler.core.books import Books
 from ovms_scaler.core.cpulist import format_cpu_list, parse_cpu_list
-from ovms_scaler.core.gpu_placement import gpu_instances, left_over, lend_host_cpus, remember
+from ovms_scaler.core.gpu_placement import gpu_instances, left_over, lend_host_cpus, remember, whole_cores
 from ovms_scaler.core.gpus import ON_GPUS, share_gpus
 from ovms_scaler.core.instance import Cores, Instance
 from ovms_scaler.core.spec import Placement, Pool, Smt, Spec
@@ -32,22 +32,23 @@ def place(spec: Spec, topology: Topology, books: Books, *, planned: bool = True)
     to GPUs then. Raises ConfigError when a selector names what is not there, when instances would share a
     core or a GPU, or when clients and instances would share a port.
     """
-    shares = share_gpus(spec, topology, books)
+    shares = share_gpus(spec, topology, books, planned=planned)
     problems = list(shares.problems) if planned else []
     warnings = [*shares.warnings, *(f"{one.key} {one.rule}" for one in shares.problems if not planned)]
     books = remember(spec, topology, books, shares, planned=planned)
-    set_aside = frozenset().union(*(card.host_cpus for card in books.cards.values()))
+    set_aside = whole_cores(topology, frozenset().union(*(card.host_cpus for card in books.cards.values())))
     found: dict[str, list[Instance]] = {}
     for index, pool in enumerate(spec.pool):
         if pool.placement is Placement.whole:
             found[pool.name] = [_whole(pool, topology)]
         elif pool.placement is Placement.numa:
             found[pool.name] = _per_node(pool, topology, set_aside, f"pool[{index}]", problems, warnings)
-    taken = frozenset().union(*(one.cpus for own in found.values() for one in own))
+    # An unbound instance is everywhere.
+    taken = frozenset().union(*(one.cpus or topology.online for own in found.values() for one in own))
     books = lend_host_cpus(spec, topology, books, shares, taken)
     for pool in spec.pool:
         if pool.placement in ON_GPUS:
-            found[pool.name] = gpu_instances(pool, topology, shares.of[pool.name], books)
+            found[pool.name] = gpu_instances(pool, topology, shares.of[pool.name], books, planned=planned)
             warnings += left_over(pool, shares.of[pool.name], books)
     instances = [one for pool in spec.pool for one in found[pool.name]]
     problems += _overlaps(instances, topology)

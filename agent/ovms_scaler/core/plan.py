@@ -15,7 +15,7 @@ from ovms_scaler.core.cpulist import format_cpu_list
 from ovms_scaler.core.facts import Facts, InstanceFacts
 from ovms_scaler.core.lifecycle import State, Verdict, is_outdated, judge
 from ovms_scaler.core.recovery import Step, find_hang, plan_recovery, plan_waiting
-from ovms_scaler.core.rotation import Rotation, rotate, routed_now
+from ovms_scaler.core.rotation import Rotation, core_user, rotate, routed_now
 from ovms_scaler.core.spec import GpuRules
 from ovms_scaler.core.target import Target, Wanted, render_proxy_files
 
@@ -119,6 +119,12 @@ def _plan_out(wanted: Wanted, facts: Facts, verdict: Verdict, rules: GpuRules, *
     return plan_recovery(instance, *hang, own, rules, now_sec=facts.now_sec, routed=routed)
 
 
+def _is_stopped_by_hand(wanted: Wanted, own: InstanceFacts) -> bool:
+    """Whether the administrator stopped it, whatever else would keep it from running."""
+    free = replace(wanted.instance, is_waiting=False, problem=None)
+    return judge(replace(wanted, instance=free), own, failures=1).state is State.stopped
+
+
 def _complete(target: Target, facts: Facts) -> Facts:
     missing = {name: InstanceFacts() for name in target.wanted if name not in facts.instances}
     return replace(facts, instances={**facts.instances, **missing})
@@ -185,7 +191,7 @@ def _plan_instance(
         return [], Verdict(
             state=State.failed, reason=own.start_error, hint=f"systemctl status {wanted.instance.unit}"
         )
-    if (user := _core_user(wanted, facts)) is not None:
+    if (user := core_user(wanted, facts)) is not None:
         other, cpus = user
         reason = f"waits for CPUs {format_cpu_list(cpus)} that {other} still runs on"
         return steps, Verdict(state=State.absent, reason=reason)
@@ -213,17 +219,6 @@ def _drain(name: str, own: InstanceFacts, reason: str) -> tuple[list[Action], Ve
     if own.connections > 0:
         return [], Verdict(state=State.draining, reason=f"{reason}; {own.connections} connections left")
     return [Stop(instance=name)], Verdict(state=State.stopping, reason=reason)
-
-
-def _core_user(wanted: Wanted, facts: Facts) -> tuple[str, frozenset[int]] | None:
-    """Another instance that runs on a core which this one is to get, and where; unbound wants all."""
-    own = wanted.instance.cpus
-    for name, other in facts.instances.items():
-        if name == wanted.instance.id or other.process is None:
-            continue
-        if shared := other.process.cpus_allowed & own if own else other.process.cpus_allowed:
-            return name, shared
-    return None
 
 
 def _plan_proxy(

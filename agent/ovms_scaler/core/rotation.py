@@ -83,7 +83,12 @@ def rotate(
     for upstream in sorted({wanted.upstream for wanted in target.wanted.values()}):
         names = target.upstream_members(upstream)
         staying = _staying([name for name in names if name not in out], routed, verdicts)
-        going = _going(target, facts, names, staying, verdicts, held, allow_outage=allow_outage)
+        awaited = [
+            name
+            for name in names
+            if name not in staying and name not in out and _is_awaited(name, target, facts, verdicts)
+        ]
+        going = _going(target, facts, staying, awaited, held, allow_outage=allow_outage)
         leaving |= going
         joining = [
             name
@@ -113,25 +118,18 @@ def _staying(
 def _going(
     target: Target,
     facts: Facts,
-    names: tuple[str, ...],
     staying: set[str],
-    verdicts: Mapping[str, Verdict],
+    awaited: list[str],
     held: dict[str, str],
     *,
     allow_outage: bool,
 ) -> set[str]:
-    outdated = [
-        name for name in names if name in staying and is_outdated(target.wanted[name], facts.instances[name])
-    ]
-    if not outdated:
-        return set()
-    waits_for = [
-        name for name in names if name not in staying and _is_awaited(name, target, facts, verdicts)
-    ]
     going: set[str] = set()
-    for name in outdated:
-        if going or waits_for:
-            held[name] = f"its change waits until {', '.join(waits_for or sorted(going))} serves again"
+    for name in target.wanted:
+        if name not in staying or not is_outdated(target.wanted[name], facts.instances[name]):
+            continue
+        if going or awaited:
+            held[name] = f"its change waits until {', '.join(awaited or sorted(going))} serves again"
         elif len(staying) > 1 or allow_outage:
             going.add(name)
         else:
@@ -142,14 +140,28 @@ def _going(
 def _is_awaited(name: str, target: Target, facts: Facts, verdicts: Mapping[str, Verdict]) -> bool:
     """Whether a change of another instance waits for this one, which is not in rotation.
 
-    One that failed with the new files holds the change up, so that the rest goes on serving.
+    One that failed with the new files holds the change up, so that the rest goes on serving. One whose
+    cores another still has comes only after a change, so that none may wait for it.
     """
     state = verdicts[name].state
+    if state is State.absent and core_user(target.wanted[name], facts) is not None:
+        return False
     if state in (State.failed, State.quarantined):
         return target.wanted[name].instance.problem is None and not is_outdated(
             target.wanted[name], facts.instances[name]
         )
     return state in COMING or state is State.ready
+
+
+def core_user(wanted: Wanted, facts: Facts) -> tuple[str, frozenset[int]] | None:
+    """Another instance that runs on a core which this one is to get, and where; unbound wants all."""
+    own = wanted.instance.cpus
+    for name, other in facts.instances.items():
+        if name == wanted.instance.id or other.process is None:
+            continue
+        if shared := other.process.cpus_allowed & own if own else other.process.cpus_allowed:
+            return name, shared
+    return None
 
 
 def _may_join(wanted: Wanted, facts: Facts, verdicts: Mapping[str, Verdict]) -> bool:

@@ -14,8 +14,9 @@ ABSOLUTE_RULE = "must be an absolute path"
 # systemd refuses an executable path with one of these (string_is_safe() in src/basic/string-util.c).
 PROGRAM = r"/[^\x00-\x1f\x7f\"'\\]*"
 PROGRAM_RULE = "must be an absolute path without quotes and backslashes"
-# A PCI address as sysfs prints it (domains have more than four digits behind Intel's VMD), or a device id.
-GPU = r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]|0x[0-9a-f]{4}"
+# A PCI address as sysfs prints it: domains have more than four digits behind Intel's VMD.
+ADDRESS = r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]"
+GPU = rf"{ADDRESS}|0x[0-9a-f]{{4}}"  # or a device id
 GPU_RULE = "must be a PCI address or a device id, in lower case"
 VENDOR = r"0x[0-9a-f]{4}"
 VENDOR_RULE = "must be a PCI vendor id, in lower case"

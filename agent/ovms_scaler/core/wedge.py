@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is known of a GPU that hung, and how often it did so in a row."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -59,6 +60,15 @@ def note_failed(known: Wedge, error: str, *, now_sec: float) -> Wedge:
     return replace(known, attempt=known.attempt + 1, error=error, at_sec=now_sec)
 
 
+def start_over(known: Wedge) -> Wedge | None:
+    """The wedge when somebody wants it tried again; None when it need not or cannot be recovered here.
+
+    What its GPU needs has not changed: started without being recovered, an engine would hang at once.
+    """
+    again = replace(known, attempt=1, error="")
+    return None if known.is_recovered or again.method not in (RESTART, *HELPER_METHODS) else again
+
+
 def wedges_document(wedges: Mapping[str, Wedge]) -> dict[str, object]:
     """Wedges by PCI address as JSON."""
     return {
@@ -84,6 +94,7 @@ def parse_wedges(document: object) -> dict[str, Wedge]:
             isinstance(one, dict)
             and isinstance(methods := one.get("methods"), list)
             and isinstance(at_sec := one.get("at_sec"), int | float)
+            and math.isfinite(at_sec)
             and isinstance(attempt := one.get("attempt"), int)
         ):
             found[address] = Wedge(

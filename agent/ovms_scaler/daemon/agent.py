@@ -67,6 +67,7 @@ class Agent:
         self._config: configuration.Config | None = None
         self._config_error = ""
         self._store_error = ""
+        self._resolve_error = ""
         self._target: Target | None = None
         self._facts = Facts()
         self._plan: Plan | None = None
@@ -98,18 +99,22 @@ class Agent:
         self.wake()
 
     def load(self) -> None:
-        """Take the configuration; a bad one leaves the last accepted in this boot in force, if any."""
+        """Take the configuration; a bad one leaves the last accepted in this boot in force, if any.
+
+        An agent that comes back finds what it left: only what the administrator changed is planned.
+        """
+        accepted = self._store.read_note(ACCEPTED)
         try:
-            self._accept(configuration.read_config(self._config_file))
+            config = configuration.read_config(self._config_file)
+            self._accept(config, planned=config.document() != accepted)
             return
         except ScalerError as error:
             self._config_error = str(error)
             log.error("configuration not accepted", file=str(self._config_file), error=str(error))
-        accepted = self._store.read_note(ACCEPTED)
         if accepted is None:
             return
         try:
-            self._accept(configuration.restore_config(accepted), remember=False)
+            self._accept(configuration.restore_config(accepted), planned=False, remember=False)
             log.warning("going on with the configuration accepted before", file=str(self._config_file))
         except ScalerError as error:
             log.error("cannot go on with the configuration accepted before", error=str(error))
@@ -118,7 +123,7 @@ class Agent:
         """Take a new configuration. Raises ScalerError for a bad one; the old one stays in force."""
         self._notifier.reloading()
         try:
-            self._accept(configuration.read_config(self._config_file))
+            self._accept(configuration.read_config(self._config_file), planned=True)
         except ScalerError as error:
             self._config_error = str(error)
             log.error("configuration not accepted", file=str(self._config_file), error=str(error))
@@ -164,7 +169,7 @@ class Agent:
 
     def document(self) -> Document:
         """The status, as ``ovms-scalerctl status --json`` prints it."""
-        problems = [*self._observer.problems, *([self._store_error] if self._store_error else [])]
+        problems = [*self._observer.problems, *filter(None, (self._store_error, self._resolve_error))]
         problems += self._failures
         return status_document(
             self._target,
@@ -176,9 +181,10 @@ class Agent:
             problems=tuple(dict.fromkeys(problems)),
         )
 
-    def _accept(self, config: configuration.Config, *, remember: bool = True) -> None:
-        target = self._resolve(config, self._store.read_books(), planned=True)
+    def _accept(self, config: configuration.Config, *, planned: bool, remember: bool = True) -> None:
+        target = self._resolve(config, self._store.read_books(), planned=planned)
         self._config, self._target = config, target
+        self._resolve_error = ""
         self._remember(target.books, config if remember else None)
 
     def _remember(self, books: Books, config: configuration.Config | None = None) -> None:
@@ -199,13 +205,16 @@ class Agent:
         changed = self._devices_changed or self._polls_devices
         if not changed and not any(one.problem for one in self._target.instances):
             return
-        self._devices_changed = False
         before = self._target
         try:
             self._target = self._resolve(self._config, before.books, planned=False)
         except ScalerError as error:
-            log.warning("cannot resolve again, going on with the earlier target", error=str(error))
-            return
+            if str(error) != self._resolve_error:
+                log.warning("cannot resolve again, going on with the earlier target", error=str(error))
+            self._resolve_error = str(error)
+            return  # and once more in the next pass
+        self._devices_changed = False
+        self._resolve_error = ""
         if self._target.books != before.books or self._store_error:
             self._remember(self._target.books)
 

@@ -75,7 +75,7 @@ class Applier:
         """Have what was refused tried again at once, as the administrator may have removed the cause."""
         self._memory.refused_at = float("-inf")
         self._memory.start_errors.clear()
-        self._wedges.forget()
+        self._wedges.start_over()
 
     async def close(self) -> None:
         """Stop waiting for jobs; systemd carries them out all the same."""
@@ -150,21 +150,33 @@ class Applier:
         keys = {"instance": action.instance, "address": action.address, "method": action.method}
         log.info("recovering GPU", **keys)
         error = ""
-        if action.method in HELPER_METHODS:
-            unit = f"ovms-scaler-gpu-recovery@{action.method}-{action.address}.service"
-            try:
-                with contextlib.suppress(HostError):
-                    await self._units.reset_failed(unit)
-                result = await self._units.start(unit)
-                error = "" if result == "done" else f"{action.method} did not help (journalctl -u {unit})"
-            except HostError as failure:
-                error = failure.message
+        try:
+            if action.method in HELPER_METHODS:
+                error = await self._help(action)
+            if not error:
+                await self._forgive(unit_name(action.instance))
+        except HostError as failure:
+            error = failure.message
         if error:
             self._wedges.note_failed(action.address, error)
             log.error("GPU not recovered", error=error, **keys)
         else:
             self._wedges.note_recovered(action.address)
             log.info("GPU recovered", **keys)
+
+    async def _help(self, action: actions.Recover) -> str:
+        """Run the helper; why it did not help, "" when it did. Raises HostError."""
+        unit = f"ovms-scaler-gpu-recovery@{action.method}-{action.address}.service"
+        with contextlib.suppress(HostError):
+            await self._units.reset_failed(unit)
+        result = await self._units.start(unit)
+        return "" if result == "done" else f"{action.method} did not help (journalctl -u {unit})"
+
+    async def _forgive(self, unit: str) -> None:
+        """An engine that kept failing on a GPU that hung is to be started anew. Raises HostError."""
+        with contextlib.suppress(HostError):
+            await self._units.reset_failed(unit)
+        self._store.forget_started(unit)
 
     async def _install(self, action: actions.InstallProxy) -> None:
         memory = self._memory

@@ -119,14 +119,14 @@ class Observer:
             return sorted(names), {}
 
     def _forget_pulled_out(self, target: Target) -> None:
-        """A card that comes back has not hung yet; one that is being recovered may be away for a moment."""
+        """One that is being recovered may be away for a moment."""
         gone = {
             address
             for name, wanted in target.wanted.items()
             if name not in self._memory.jobs
             for address in wanted.instance.missing_gpus
         }
-        self._wedges.forget(gone)
+        self._wedges.forget_pulled_out(gone)
 
     async def _read_instance(self, name: str, unit: UnitFacts | None, seen: started.Seen) -> InstanceFacts:
         files: Mapping[str, str] = {}

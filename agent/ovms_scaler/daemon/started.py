@@ -47,39 +47,64 @@ def look(
         problems.append(error.message)
     lost: set[str] = set()
     for unit in units:
-        if unit.active_state not in ("active", "activating") or unit.unit in stopping:
+        known = _Note.parse(notes[unit.unit]) if unit.unit in notes else None
+        note = _note(unit, known, activation, devices.get(unit.unit))
+        if note is None or unit.unit in stopping:
             continue
-        note = _note(unit, activation, devices)
-        known = notes.get(unit.unit, "")
-        if unit.unit in devices and _is_of(known, unit) and known != note:
+        if known is not None and known.is_of_process(note) and known.devices != note.devices:
             # The devices noted first are those it opened.
             lost.add(unit.unit)
             continue
-        notes[unit.unit] = note
+        notes[unit.unit] = note.text
         try:
-            store.write_started(unit.unit, note)
+            store.write_started(unit.unit, note.text)
         except HostError as error:
             problems.append(error.message)
-    started = {unit for unit, note in notes.items() if _counts(unit, note, activation, devices)}
+    started = {
+        unit
+        for unit, text in notes.items()
+        if unit in (TARGET_UNIT, PROXY_UNIT) or _Note.parse(text).counts(activation, devices.get(unit))
+    }
     return Seen(started=frozenset(started), lost_device=frozenset(lost), problems=tuple(problems))
 
 
-def _note(unit: UnitFacts, activation: str, devices: Mapping[str, str]) -> str:
-    if unit.unit not in devices:
-        return activation
-    return f"{activation} {unit.invocation_id} {devices[unit.unit]}"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Note:
+    """What is noted of a unit: which ovms.target it ran under and, if on GPUs, as which process with which.
+
+    The latter two are empty for one that was stopped by hand: it stays so, whatever becomes of its GPUs.
+    """
+
+    activation: str
+    invocation: str = ""
+    devices: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> "_Note":
+        words = text.split(" ")
+        if len(words) != 3:
+            return cls(activation=words[0])
+        return cls(activation=words[0], invocation=words[1], devices=words[2])
+
+    @property
+    def text(self) -> str:
+        return f"{self.activation} {self.invocation} {self.devices}" if self.invocation else self.activation
+
+    def is_of_process(self, other: "_Note") -> bool:
+        return self.invocation != "" and self.invocation == other.invocation
+
+    def counts(self, activation: str, devices: str | None) -> bool:
+        """Whether what runs no more was stopped by hand, if not by the agent."""
+        return self.activation == activation and (not self.invocation or self.devices == devices)
 
 
-def _is_of(note: str, unit: UnitFacts) -> bool:
-    """Whether a note was made of the process that runs now."""
-    words = note.split(" ")
-    return len(words) == 3 and words[1] == unit.invocation_id
-
-
-def _counts(unit: str, note: str, activation: str, devices: Mapping[str, str]) -> bool:
-    if unit in (TARGET_UNIT, PROXY_UNIT):
-        return True
-    if unit not in devices:
-        return note.split(" ")[0] == activation
-    words = note.split(" ")
-    return words[0] == activation and words[2:] == [devices[unit]]
+def _note(unit: UnitFacts, known: _Note | None, activation: str, devices: str | None) -> _Note | None:
+    """What is to be noted of a unit now; None for nothing new."""
+    if unit.active_state in ("active", "activating"):
+        if devices is None:
+            return _Note(activation=activation)
+        return _Note(activation=activation, invocation=unit.invocation_id, devices=devices)
+    has_ended = unit.active_state == "inactive" or unit.result == "timeout"
+    if has_ended and known is not None and known.invocation and known.counts(activation, devices):
+        return _Note(activation=activation)
+    return None

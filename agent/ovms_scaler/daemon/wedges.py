@@ -3,6 +3,7 @@
 
 import time
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import structlog
 
@@ -13,6 +14,7 @@ from ovms_scaler.core.wedge import (
     note_hang,
     note_recovered,
     parse_wedges,
+    start_over,
     wedges_document,
 )
 from ovms_scaler.errors import HostError
@@ -26,7 +28,11 @@ class Wedges:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._wedges = parse_wedges(store.read_note("wedges"))
+        now = time.monotonic()
+        self._wedges = {
+            address: replace(one, at_sec=min(one.at_sec, now))
+            for address, one in parse_wedges(store.read_note("wedges")).items()
+        }
 
     def read(self) -> Mapping[str, Wedge]:
         return dict(self._wedges)
@@ -57,11 +63,24 @@ class Wedges:
             self._wedges[address] = note_failed(known, error, now_sec=time.monotonic())
             self._write()
 
-    def forget(self, addresses: Collection[str] | None = None) -> None:
-        """Forget these, or all: what hung before no longer counts."""
-        gone = self._wedges.keys() & set(self._wedges if addresses is None else addresses)
-        if gone:
-            self._wedges = {address: one for address, one in self._wedges.items() if address not in gone}
+    def forget_pulled_out(self, addresses: Collection[str]) -> None:
+        """What comes back has not hung yet; one that was recovered, maybe by switching its slot off, may."""
+        self._keep(
+            {
+                address: one
+                for address, one in self._wedges.items()
+                if address not in addresses or one.is_recovered
+            }
+        )
+
+    def start_over(self) -> None:
+        """What hung before no longer counts, and what was given up is tried again."""
+        again = {address: start_over(one) for address, one in self._wedges.items()}
+        self._keep({address: one for address, one in again.items() if one is not None})
+
+    def _keep(self, wedges: Mapping[str, Wedge]) -> None:
+        if wedges != self._wedges:
+            self._wedges = dict(wedges)
             self._write()
 
     def _write(self) -> None:
