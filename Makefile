@@ -16,7 +16,7 @@ DIST ?= bookworm trixie
 # Options for pytest, for example `make system PYTEST_ARGS="-k reboot"`.
 PYTEST_ARGS ?=
 
-.PHONY: help setup lint format test image deb lintian standin system bench demo check clean
+.PHONY: help setup lint format test image deb lintian standin system vm bench demo check clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -48,13 +48,17 @@ standin: setup ## the stand-in for the ovms program, with its model
 system: image deb standin ## the integration tier: disposable systemd hosts with the package installed
 	@$(PYTEST) 45m -m system --timeout 600 $(PYTEST_ARGS)
 
+vm: setup ## the NUMA and GPU tier: a virtual machine with the package installed
+	@$(PYTHON) -m lab.vm_image
+	@$(PYTEST) 20m -m vm --timeout 600 $(PYTEST_ARGS)
+
 bench: deb standin ## measure the agent and print the numbers
 	@$(PYTHON) -m bench
 
 demo: image deb standin ## a host from bare metal to an answer, shown step by step
 	@$(PYTHON) tests/lab/demo.py
 
-check: lint test lintian system ## everything that must be green
+check: lint test lintian system vm ## everything that must be green
 
 clean: ## remove caches and the virtual environment
 	rm -rf .venv $(OVMS_SCALER_CACHE)

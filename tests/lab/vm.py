@@ -12,11 +12,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
-from lab import paths, vm_channel, vm_image, vm_qemu
+from lab import paths, vm_channel, vm_files, vm_image, vm_qemu, vm_udev
 from lab.commands import LabError
 from lab.guest import Guest
 from lab.vm_channel import Channel, Stream
 from lab.vm_image import VmImage
+from lab.vm_udev import Events
 
 
 class Vm(Guest):
@@ -106,6 +107,13 @@ class Vm(Guest):
 
     # Devices
 
+    def read_cards(self) -> dict[str, int]:
+        """The NUMA node of each card that has a render node, by PCI address."""
+        show = 'echo "$(readlink -f "$card") $(cat "$card/numa_node")"'
+        listed = self.script(f"for card in {vm_files.CARDS}/device; do {show}; done")
+        pairs = [line.split() for line in listed.splitlines()]
+        return {Path(path).name: int(node) for path, node in pairs}
+
     def remove_card(self, address: str) -> None:
         """Take a PCI device away, as pulling it out does: `address` is like 0000:21:00.0."""
         self.write_node(f"/sys/bus/pci/devices/{address}/remove", "1")
@@ -114,11 +122,13 @@ class Vm(Guest):
         """Have the kernel look for PCI devices that it does not have; they get their addresses back."""
         self.write_node("/sys/bus/pci/rescan", "1")
 
-    def wedge(self, address: str, method: str) -> None:
-        """Have udev report that the driver of a card gave up, with `WEDGED=METHOD`."""
+    def wedge(self, address: str, methods: str) -> None:
+        """Have udev report that the driver of a card gave up, with `WEDGED=` one of vm_files.WEDGED."""
+        if methods not in vm_files.WEDGED:
+            raise LabError(f"cannot wedge {address} with {methods!r}: not one of {vm_files.WEDGED}")
         (card,) = self.script(f"ls /sys/bus/pci/devices/{address}/drm | grep ^card").split()
         # Any UUID will do: it marks the event as made by hand.
-        event = f"change 5f3b8f0e-6d0c-4f0e-9d57-3f1f5f0c2a11 WEDGED={method}"
+        event = f"change 5f3b8f0e-6d0c-4f0e-9d57-3f1f5f0c2a11 WEDGED={vm_files.encode_wedged(methods)}"
         self.write_node(f"/sys/class/drm/{card}/uevent", event)
 
     def offline_cpu(self, number: int) -> None:
@@ -128,6 +138,12 @@ class Vm(Guest):
     def online_cpu(self, number: int) -> None:
         """Give a CPU back."""
         self.write_node(f"/sys/devices/system/cpu/cpu{number}/online", "1")
+
+    @contextlib.contextmanager
+    def udev_events(self, subsystem: str = "drm") -> Iterator[Events]:
+        """The events of a subsystem from the beginning of the block on."""
+        with self.stream(*vm_udev.COMMAND, f"--subsystem-match={subsystem}") as stream:
+            yield Events(stream)
 
     def settle(self, *, timeout_sec: float = 60) -> None:
         """Wait until udev has processed all events so far."""

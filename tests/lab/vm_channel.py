@@ -88,20 +88,6 @@ class Stream:
         self.connection = connection
         self.pending = b""
 
-    def wait_for_line(self, part: str, *, timeout_sec: float) -> list[str]:
-        """Lines up to the first that contains `part`. Raises LabError when none does in time."""
-        deadline = time.monotonic() + timeout_sec
-        lines: list[str] = []
-        try:
-            for line in self.read_lines(deadline):
-                lines.append(line)
-                if part in line:
-                    return lines
-            why = "the command ended"
-        except TimeoutError:
-            why = f"not seen in {timeout_sec} s"
-        raise commands.LabError(f"waited for {part!r}: {why}; what came:\n" + "\n".join(lines))
-
     def read_lines(self, deadline: float) -> Iterator[str]:
         """The lines until the command ends. Raises TimeoutError at `deadline`."""
         while True:

@@ -45,10 +45,21 @@ TasksMax=infinity
 WantedBy=sysinit.target
 """
 
-# A test cannot make the kernel say WEDGED=, but can have it pass on a key of its own choice, with a prefix:
-# Documentation/ABI/testing/sysfs-uevent of the kernel, "SYNTH_ARG_".
-UDEV_RULES = """SUBSYSTEM=="drm", ENV{SYNTH_ARG_WEDGED}=="?*", ENV{WEDGED}="$env{SYNTH_ARG_WEDGED}"
-"""
+# How the kernel says that a card can be recovered ("Device Wedging" in its Documentation/gpu/drm-uapi.rst).
+WEDGED = ("none", "rebind", "bus-reset", "rebind,bus-reset", "vendor-specific", "unknown")
+
+
+def encode_wedged(methods: str) -> str:
+    """In letters only: the kernel takes nothing else in an event made by hand."""
+    return "".join(letter for letter in methods if letter.isalpha())
+
+
+# Nobody can make the kernel say WEDGED=, but it passes on what is written to a uevent file, with a prefix
+# (Documentation/ABI/testing/sysfs-uevent). These rules make the one of the other, so that udev reports it.
+UDEV_RULES = "".join(
+    f'SUBSYSTEM=="drm", ENV{{SYNTH_ARG_WEDGED}}=="{encode_wedged(methods)}", ENV{{WEDGED}}="{methods}"\n'
+    for methods in WEDGED
+)
 
 # Loaded for what processor and chipset offer, and of no use here; each costs half a second when emulated.
 UNWANTED_MODULES = (
@@ -138,6 +149,8 @@ MASKED_GENERATORS = (
     "sysv",
     "veritysetup",
 )
+# What every card has while its driver has it (for the shell inside).
+CARDS = "/sys/class/drm/renderD*"
 STANDIN = "opt/ovms/lib/python/lab/standin/ovms_standin"
 
 
