@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A host in memory that obeys actions: every plan is replayed against it and must keep its invariants."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from hashlib import md5
 from typing import Any
@@ -26,26 +26,41 @@ from ovms_scaler.core.rules import parse_spec
 from ovms_scaler.core.spec import Spec
 from ovms_scaler.core.table import Reader
 from ovms_scaler.core.target import Target, Wanted, resolve
-from ovms_scaler.core.topology import Node, Topology
+from ovms_scaler.core.topology import Gpu, Node, Topology
 
 ALL_CPUS = frozenset(range(8))
 
 
-def topology(nodes: int = 2) -> Topology:
-    """Nodes of four CPUs, which are two cores of two threads each."""
-    cpus = {number: frozenset(range(4 * number, 4 * number + 4)) for number in range(nodes)}
-    cores = tuple(
-        frozenset({cpu, cpu + 1}) for number in range(nodes) for cpu in (4 * number, 4 * number + 2)
-    )
-    everything = frozenset(range(4 * nodes))
+def topology(nodes: int = 2, *, cores: int = 2, gpus: Iterable[Gpu] = ()) -> Topology:
+    """Nodes of two cores or more, of two threads each: CPUs 0-3 are node 0's, 4-7 node 1's, and so on."""
+    size = 2 * cores
+    cpus = {number: frozenset(range(size * number, size * number + size)) for number in range(nodes)}
+    everything = frozenset(range(size * nodes))
     return Topology(
         nodes=tuple(Node(id=number, cpus=own, memory_bytes=2**36) for number, own in cpus.items()),
-        cores=cores,
+        cores=tuple(frozenset({cpu, cpu + 1}) for cpu in range(0, size * nodes, 2)),
         online=everything,
         allowed=everything,
         allowed_memory_nodes=frozenset(range(nodes)),
         cpu_flags=frozenset({"amx_bf16"}),
+        gpus=tuple(gpus),
     )
+
+
+def gpu(address: str, node: int | None = 0, *, render: int | None = 128, **facts: Any) -> Gpu:
+    """A discrete GPU of Intel's that works; ``render`` is the number of its node, None for none."""
+    good = Gpu(
+        address=address,
+        render_node=None if render is None else f"/dev/dri/renderD{render}",
+        vendor_id="0x8086",
+        device_id="0xe20b",
+        driver="xe",
+        numa_node=node,
+        integrated=False,
+        memory_bytes=12 * 2**30,
+        accessible=None if render is None else True,
+    )
+    return replace(good, **facts)
 
 
 def spec(*pools: Mapping[str, object], **tables: object) -> Spec:
