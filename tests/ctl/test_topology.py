@@ -5,11 +5,16 @@ import os
 import re
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import machines
 import pytest
 from ctl_lab import CTL, Ctl
+
+from ovms_scaler.ctl.tables import show
+from ovms_scaler.ctl.topology_view import render_topology
+from ovms_scaler.host.sysfs import read_topology
 
 GUIDE = re.compile("([│├└─ ]*)(machine|socket [0-9]+|node [0-9]+|[0-9a-f:.]{12,}) ")
 
@@ -167,6 +172,20 @@ def test_sizes_that_are_unknown_are_not_summed(ctl: Ctl, tmp_path: Path) -> None
     assert "64.0 GiB" in memory["socket 0"]
     assert "GiB" not in memory["socket 1"]
     assert "GiB" not in memory["machine"]
+
+
+@pytest.mark.parametrize(
+    ("accessible", "kind"),
+    [(True, "discrete"), (False, "discrete, closed to group render"), (None, "discrete")],
+)
+def test_a_gpu_that_the_group_render_may_not_open_says_so(
+    *, accessible: bool | None, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    topology = read_topology(machines.igpu_and_arc(tmp_path))
+    gpus = tuple(replace(gpu, accessible=accessible) for gpu in topology.gpus)
+    show(render_topology(replace(topology, gpus=gpus)))
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "0000:03:00.0" in line)
+    assert line.endswith(f"GiB  {kind}")
 
 
 def test_lines_are_drawn_with_what_the_encoding_has(tmp_path: Path) -> None:
