@@ -229,8 +229,8 @@ class GpuRules:
         pattern=GPU,
         rule=GPU_RULE,
         example='["0xe20b"]',
-        doc="PCI addresses or device ids; when given, only these GPUs and those that a pool names are used, "
-        "whatever they are.",
+        doc="PCI addresses or device ids; when given, pools that name no gpus use these, whatever they are, "
+        "and no other.",
     )
     exclude: tuple[str, ...] = key(
         (),

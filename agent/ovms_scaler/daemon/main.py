@@ -45,8 +45,8 @@ def main() -> None:
     """Run the agent until SIGTERM; instances and proxy go on when it ends."""
     parser = argparse.ArgumentParser(
         prog="ovms-scaler",
-        description="Host agent that keeps one OpenVINO Model "
-        "Server per NUMA node behind one endpoint. Usually started by systemd.",
+        description="Host agent that keeps one OpenVINO Model Server per NUMA node and GPU behind one "
+        "endpoint. Usually started by systemd.",
     )
     parser.add_argument(
         "--config",
