@@ -16,10 +16,10 @@ DIST ?= bookworm trixie
 # Options for pytest, for example `make system PYTEST_ARGS="-k reboot"`.
 PYTEST_ARGS ?=
 
-.PHONY: help setup lint format test image deb lintian standin system vm bench demo check clean
+.PHONY: help setup lint format test image deb lintian standin system vm bench demo demo-gpu check clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 setup: ## install what is missing from Debian and make .venv
 	@tests/lab/setup.sh
@@ -57,6 +57,9 @@ bench: deb standin ## measure the agent and print the numbers
 
 demo: image deb standin ## a host from bare metal to an answer, shown step by step
 	@$(PYTHON) tests/lab/demo.py
+
+demo-gpu: setup ## a GPU pulled out of an emulated machine under load, and put back (about five minutes)
+	@$(PYTHON) tests/lab/demo_gpu.py
 
 check: lint test lintian system vm ## everything that must be green
 

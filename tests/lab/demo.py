@@ -9,6 +9,7 @@ from typing import Any
 
 from lab import deb, image, paths
 from lab.commands import LabError
+from lab.guest import Guest
 from lab.host import Host
 
 MODEL = "demo/tiny-llama"
@@ -142,14 +143,14 @@ def untouched(host: Host) -> dict[str, Any]:
 class Traffic:
     """Requests by the openai client, under way in a ``with`` block; ``result`` after it."""
 
-    def __init__(self, host: Host, *, requests: int, workers: int) -> None:
-        argv = [sys.executable, "-u", CLIENT, URL, MODEL, "load", str(requests), str(workers)]
+    def __init__(self, host: Guest, *, requests: int, workers: int, url: str = URL) -> None:
+        argv = [sys.executable, "-u", CLIENT, url, MODEL, "load", str(requests), str(workers)]
         self._argv = host.netns_command(*argv)
         self.result: dict[str, Any] = {}
 
     def __enter__(self) -> "Traffic":
         self._process = subprocess.Popen(self._argv, stdout=subprocess.PIPE, text=True)
-        self._end = threading.Timer(120, self._process.kill)
+        self._end = threading.Timer(600, self._process.kill)
         self._end.start()
         assert self._process.stdout is not None
         self._process.stdout.readline()  # the first answer has come
@@ -168,11 +169,11 @@ def client(host: Host, what: str) -> str:
     return host.netns_run(sys.executable, CLIENT, URL, MODEL, what).stdout.strip()
 
 
-def status(host: Host) -> dict[str, Any]:
+def status(host: Guest) -> dict[str, Any]:
     return dict(json.loads(host.run("ovms-scalerctl", "status", "--json", check=False).stdout))
 
 
-def ask(host: Host, verb: str) -> dict[str, Any]:
+def ask(host: Guest, verb: str) -> dict[str, Any]:
     return dict(json.loads(host.run("ovms-scalerctl", verb, "--json").stdout))
 
 
@@ -196,7 +197,7 @@ def show_line(text: str) -> None:
     sys.stdout.flush()
 
 
-def command(host: Host, *argv: str, quiet: bool = False) -> None:
+def command(host: Guest, *argv: str, quiet: bool = False) -> None:
     """Run a command as an administrator would type it, shown with what it prints."""
     show_line(f"# {' '.join(argv)}")
     done = host.run(*argv, timeout_sec=180)
