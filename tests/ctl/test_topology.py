@@ -176,11 +176,17 @@ def test_sizes_that_are_unknown_are_not_summed(ctl: Ctl, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("accessible", "kind"),
-    [(True, "discrete"), (False, "discrete, closed to group render"), (None, "discrete")],
+    [(True, "discrete"), (False, "discrete, no access"), (None, "discrete")],
 )
 def test_a_gpu_that_the_group_render_may_not_open_says_so(
-    *, accessible: bool | None, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    *,
+    accessible: bool | None,
+    kind: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     topology = read_topology(machines.igpu_and_arc(tmp_path))
     gpus = tuple(replace(gpu, accessible=accessible) for gpu in topology.gpus)
     show(render_topology(replace(topology, gpus=gpus)))

@@ -167,4 +167,4 @@ def _kinds(gpu: Gpu, *, nested: bool) -> Iterator[str]:
         else:
             yield "for guests" if gpu.driver in _FOR_GUESTS else "renders nothing"
     elif gpu.accessible is False:
-        yield "closed to group render"
+        yield "no access"
