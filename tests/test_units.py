@@ -153,7 +153,7 @@ After=dev-dri-renderD129.device
 [Service]
 SupplementaryGroups=render
 DeviceAllow=/dev/dri/renderD129 rw
-BindPaths=/dev/dri/renderD129
+BindPaths=-/dev/dri/renderD129
 """
 
 
@@ -181,7 +181,7 @@ def test_agent_sees_the_nodes_of_gpus_and_opens_none() -> None:
 def test_recovery_may_change_devices_and_their_drivers_and_nothing_else_of_sys() -> None:
     assert read_values(RECOVERY, "ProtectKernelTunables") == ["yes"]
     assert read_values(RECOVERY, "ReadWritePaths") == ["/sys/bus/pci /sys/devices"]
-    assert read_values(RECOVERY, "ReadOnlyPaths") == ["/sys/devices/system"]
+    assert "/sys/devices/system" in read_values(RECOVERY, "ReadOnlyPaths")
     assert read_values(RECOVERY, "CapabilityBoundingSet") == [""]
 
 
