@@ -22,6 +22,7 @@ from ovms_scaler.core.instance import unit_name
 from ovms_scaler.core.model import ModelFacts, ModelKind
 from ovms_scaler.core.plan import Plan, plan
 from ovms_scaler.core.rotation import routed_now
+from ovms_scaler.core.route import add_generation
 from ovms_scaler.core.rules import parse_spec
 from ovms_scaler.core.spec import Spec
 from ovms_scaler.core.table import Reader
@@ -197,7 +198,9 @@ class World:
     def unroute(self, name: str) -> None:
         """What the unit itself does when it stops: its route goes, whether the agent lives or not."""
         kept = {path: text for path, text in self.proxy.files.items() if not path.endswith(f"/{name}.conf")}
-        self.proxy = replace(self.proxy, files=kept, generation="unrouted")
+        if kept.keys() != self.proxy.files.keys():
+            files = add_generation(kept)
+            self.proxy = replace(self.proxy, files=dict(files.files), generation=files.generation)
 
     def run(self, name: str, cpus: frozenset[int]) -> None:
         """Its process starts: the unit is active, nothing is loaded."""

@@ -114,8 +114,8 @@ def _plan_out(wanted: Wanted, facts: Facts, verdict: Verdict, rules: GpuRules, *
     if hang is None:
         lost = replace(instance, problem="its GPU was replaced while it ran")
         return plan_waiting(lost, own, routed=routed)
-    if verdict.state is State.stopped:
-        return Step(verdict=verdict)  # by the administrator, who may be at work on the card
+    if _is_stopped_by_hand(wanted, own):
+        return Step(verdict=verdict)  # whoever did it may be at work on the card
     return plan_recovery(instance, *hang, own, rules, now_sec=facts.now_sec, routed=routed)
 
 
