@@ -148,6 +148,13 @@ def test_cores_stay_with_a_card_as_long_as_it_may_have_them() -> None:
     assert rows(reserved)[:2] == [(f"chat-gpu-{A}", "8-11"), (f"chat-gpu-{B}", "13-15")]
 
 
+def test_planned_change_gives_a_card_as_many_cores_as_are_wanted_now() -> None:
+    before = put(CHAT, CPU, gpus=FOUR[:1])
+    for size, expected in ((2, "14-15"), (8, "8-15")):
+        after = put({**CHAT, "host_cpus_per_gpu": size}, CPU, gpus=FOUR[:1], books=before.books)
+        assert rows(after)[0] == (f"chat-gpu-{A}", expected)
+
+
 def test_half_a_core_that_was_kept_becomes_a_whole_one() -> None:
     """While one thread of a core was offline the other was set aside; its sibling must go to nobody."""
     gone = frozenset({15})
@@ -388,6 +395,26 @@ def test_new_card_borrows_cores_that_nobody_uses_and_keeps_them(cpu: Pool, expec
     assert only(away, f"chat-gpu-{B}").cpus == new.cpus
 
 
+def test_new_cards_of_two_pools_borrow_no_core_twice() -> None:
+    pools = (
+        {**CHAT, "gpus": [A], "reserve_cpus": "15", "host_cpus_per_gpu": 1},
+        {**CHAT, "name": "code", "listen": "8002", "gpus": [B], "host_cpus_per_gpu": 1},
+        {**CPU, "nodes": "1"},
+    )
+    plugged = put(*pools, gpus=FOUR[:2], books=put(*pools, gpus=[]).books, planned=False)
+    assert rows(plugged)[:2] == [(f"chat-gpu-{A}", "14"), (f"code-gpu-{B}", "12-13")]
+
+
+def test_discrete_card_that_is_plugged_takes_nothing_from_an_integrated_one_in_use() -> None:
+    integrated = world.gpu("0000:00:02.0", integrated=True)
+    first = put(CHAT, gpus=[integrated])
+    plugged = put(CHAT, gpus=[integrated, FOUR[0]], books=first.books, planned=False)
+    assert plugged.instances[0] == first.instances[0]
+    assert [one.id for one in plugged.instances[1:]] == [f"chat-gpu-{A}"]
+    planned = put(CHAT, gpus=[integrated, FOUR[0]], books=plugged.books)
+    assert [one.id for one in planned.instances] == [f"chat-gpu-{A}"]
+
+
 def test_card_that_no_pool_uses_any_more_is_forgotten_by_a_planned_change_only() -> None:
     first = put(CHAT, gpus=FOUR[:2])
     spec = world.spec(CHAT, gpu={"exclude": [B]})
@@ -456,6 +483,23 @@ def test_new_card_regroups_nobody_and_pairs_with_one_that_is_left_over() -> None
     plugged = put(PAIRS, books=first.books, planned=False)
     assert groups(plugged) == {"chat-hetero0": (C, D), "chat-hetero1": (A, B)}
     assert plugged.instances[0] == first.instances[0]
+
+
+def test_card_that_is_left_over_and_away_is_in_no_new_group() -> None:
+    first = put(PAIRS, gpus=FOUR[:1])
+    other = put(PAIRS, gpus=FOUR[1:2], books=first.books, planned=False)
+    assert groups(other) == {}
+    assert other.warnings == (f"pool 'chat': GPU {A}, {B} is left over, as an instance needs 2",)
+    both = put(PAIRS, gpus=FOUR[:2], books=other.books, planned=False)
+    assert groups(both) == {"chat-hetero0": (A, B)}
+
+
+def test_group_of_which_one_card_has_no_cores_waits() -> None:
+    cpu = {**CPU, "nodes": "0"}
+    first = put(PAIRS, cpu, gpus=FOUR[:1])
+    plugged = put(PAIRS, cpu, gpus=FOUR[:2], books=first.books, planned=False)
+    assert groups(plugged) == {"chat-hetero0": (A, B)}
+    assert (plugged.instances[0].is_waiting, format_cpu_list(plugged.instances[0].cpus)) == (True, "12-15")
 
 
 def test_new_cards_do_not_complete_a_group_that_lost_one() -> None:

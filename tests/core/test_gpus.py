@@ -99,7 +99,7 @@ def remembered(*cards: Gpu) -> Books:
             [ARC, VIRTUAL], {}, {"include": [FUNCTION]}, [FUNCTION], id="virtual function included"
         ),
         pytest.param(
-            [world.gpu(D), world.gpu("0000:ff:00.0")], {}, {}, ["0000:ff:00.0", D], id="domains are numbers"
+            [world.gpu(D), world.gpu("f000:01:00.0")], {}, {}, ["f000:01:00.0", D], id="domains are numbers"
         ),
     ],
 )
