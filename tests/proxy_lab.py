@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ovms_scaler.core import nginx
+from ovms_scaler.core.facts import UnitFacts
 from ovms_scaler.host.nginx import CHECK_UNIT, PROXY_UNIT, Nginx
 
 NGINX = "/usr/sbin/nginx"
@@ -153,6 +154,7 @@ class Proxy:
         self.jobs: list[str] = []
         self.process: asyncio.subprocess.Process | None = None
         self.during_check: Callable[[], None] = lambda: None
+        self.reloading: list[Callable[[], None]] = []  # a reload is under way; each look calls the next
         self.nginx = Nginx(directory, self, deadline_sec=8.0)
 
     async def start(self, unit: str) -> str:
@@ -189,6 +191,15 @@ class Proxy:
             return "failed"
         self.process.send_signal(1)
         return "done"
+
+    async def read_units(self, units: Iterable[str]) -> dict[str, UnitFacts]:
+        state = "reloading" if self.reloading else "active"
+        if self.reloading:
+            self.reloading.pop(0)()
+        return {
+            unit: UnitFacts(unit=unit, load_state="loaded", active_state=state, sub_state="")
+            for unit in units
+        }
 
     async def kill(self) -> None:
         if self.process is not None and self.process.returncode is None:

@@ -2,12 +2,14 @@
 import asyncio
 import fcntl
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from proxy_lab import Engine, engines, free_port, member, proxy, render, run, send, upstream
 
 from ovms_scaler.core import nginx
+from ovms_scaler.core.facts import UnitFacts
 from ovms_scaler.host.nginx import Nginx
 
 UNROUTE = str(Path(__file__).parents[1] / "packaging" / "unroute")
@@ -21,6 +23,9 @@ class NoJobs:
 
     async def reload(self, unit: str) -> str:
         raise AssertionError(unit)
+
+    async def read_units(self, units: Iterable[str]) -> dict[str, UnitFacts]:
+        raise AssertionError(units)
 
 
 class Directory:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ovms_scaler.core import route
 from ovms_scaler.core.nginx import ProxyFiles
 from ovms_scaler.errors import HostError
+from ovms_scaler.host.nginx import ProxyOutcome
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,14 +31,21 @@ class FakeProxy:
         await asyncio.sleep(0)
         return self.running
 
-    async def install(self, files: ProxyFiles) -> None:
+    async def install(self, files: ProxyFiles) -> ProxyOutcome:
         """As the real one: a refused configuration stays out, membership is taken all the same."""
         await self.answering.wait()
         if self.refuses and self.refuses in files.files[route.CONFIGURATION]:
             if route.CONFIGURATION in self.files.files:
                 self._take(route.fall_back(self.files.files, files.files))
             raise HostError("cannot use the new proxy configuration: nginx refuses it", hint="look at it")
+        before = self.files.files, self.running
         self._take(files.files)
+        return ProxyOutcome(
+            generation=self.files.generation,
+            is_written=self.files.files != before[0],
+            is_reloaded=self.running != before[1],
+            withheld=(),
+        )
 
     def _take(self, texts: Mapping[str, str]) -> None:
         self.files = route.add_generation(texts)

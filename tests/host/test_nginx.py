@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import asyncio
 import json
+import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from proxy_lab import (
 
 from ovms_scaler.core import nginx
 from ovms_scaler.errors import HostError
+from ovms_scaler.host import nginx as nginx_adapter
 
 CHAT_PATH = "/v3/chat/completions"
 RELOAD = "reload ovms-scaler-proxy.service"
@@ -424,6 +426,24 @@ async def test_a_proxy_that_was_killed_is_started_with_the_same_files(front: Fro
     outcome = await front.proxy.nginx.install(front.files(member(front.engines[0])))
     assert (outcome.is_written, outcome.is_reloaded, front.proxy.jobs) == (False, True, [START])
     assert (await front.ask()).status == 200
+
+
+async def test_a_reload_that_takes_long_is_not_asked_for_twice(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nginx_adapter, "_ANSWER_SEC", 0.3)
+    first, second = front.engines
+    await front.install(member(first))
+    wanted = front.files(member(first), member(second))
+    for name, text in wanted.files.items():
+        (front.proxy.directory / name).write_text(text)
+    process = front.proxy.process
+    assert process is not None
+    front.proxy.reloading = [lambda: None, lambda: process.send_signal(signal.SIGHUP), lambda: None]
+    front.proxy.jobs.clear()
+    outcome = await front.proxy.nginx.install(wanted)
+    assert (outcome.is_written, outcome.is_reloaded, front.proxy.jobs) == (False, False, [])
+    assert await front.proxy.nginx.read_generation() == wanted.generation
 
 
 async def test_a_reload_that_was_lost_is_made_up_for(front: Front) -> None:

@@ -181,13 +181,15 @@ class Applier:
     async def _install(self, action: actions.InstallProxy) -> None:
         memory = self._memory
         try:
-            await self._proxy.install(action.files)
+            outcome = await self._proxy.install(action.files)
         except HostError as error:
             memory.proxy_error = error.message
             memory.proxy_refused = action.files.generation
             memory.refused_at = time.monotonic()
             raise
         memory.proxy_error = memory.proxy_refused = ""
+        if not outcome.is_written and not outcome.is_reloaded:
+            return  # the unit of an instance that stopped did it
         memory.reloaded_at = time.monotonic()
         log.info(
             "proxy changed",

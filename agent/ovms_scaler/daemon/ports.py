@@ -6,6 +6,7 @@ from typing import Protocol
 
 from ovms_scaler.core.facts import ExecFacts, Probe, UnitFacts
 from ovms_scaler.core.nginx import ProxyFiles
+from ovms_scaler.host.nginx import ProxyOutcome
 
 
 class Units(Protocol):
@@ -38,7 +39,7 @@ class ProxyPort(Protocol):
 
     async def read_generation(self) -> str | None: ...
 
-    async def install(self, files: ProxyFiles) -> object:
+    async def install(self, files: ProxyFiles) -> ProxyOutcome:
         """Raises HostError when the proxy does not take them; it then goes on with what it had."""
 
 

@@ -7,12 +7,13 @@ import fcntl
 import os
 import shutil
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from ovms_scaler.core import route
+from ovms_scaler.core.facts import UnitFacts
 from ovms_scaler.core.route import ProxyFiles
 from ovms_scaler.errors import DeadlineError, HostError
 from ovms_scaler.host import files
@@ -33,6 +34,8 @@ class Jobs(Protocol):
     async def start(self, unit: str) -> str: ...
 
     async def reload(self, unit: str) -> str: ...
+
+    async def read_units(self, units: Iterable[str]) -> dict[str, UnitFacts]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,9 +187,15 @@ class Nginx:
         if running is None or running == generation:
             return running is not None
         with contextlib.suppress(TimeoutError, HostError):
-            async with asyncio.timeout(_ANSWER_SEC):
-                await self._wait_until_settled(generation, seen=_read_size(self._emerg))
-                return True
+            async with asyncio.timeout(self._deadline_sec):
+                while True:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_ANSWER_SEC):
+                            await self._wait_until_settled(generation, seen=_read_size(self._emerg))
+                            return True
+                    proxy = (await self._jobs.read_units([PROXY_UNIT])).get(PROXY_UNIT)
+                    if proxy is None or proxy.active_state != "reloading":
+                        return False
         return False
 
     async def _wait_until_settled(
