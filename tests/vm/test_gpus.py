@@ -142,7 +142,7 @@ def test_each_process_has_its_own_card_and_can_open_no_other(serving: Vm) -> Non
         (of_address,) = serving.script(f"ls /sys/bus/pci/devices/{address}/drm | grep render").split()
         assert own == f"/dev/dri/{of_address}"
         opened = serving.script(f"readlink /proc/{pids[name]}/fd/* | grep ^/dev/dri | sort -u").split()
-        shown = serving.script(f"find /proc/{pids[name]}/root/dev/dri -type c").split()
+        shown = serving.script(f"find /proc/{pids[name]}/root/dev/dri/ -type c").split()
         assert (opened, shown) == ([own], [f"/proc/{pids[name]}/root{own}"])
         assert open_inside(serving, pids[name], own)
         for other in every - {own}:
