@@ -174,7 +174,7 @@ def test_agent_sees_the_nodes_of_gpus_and_opens_none() -> None:
     assert read_values(AGENT, "PrivateDevices") == []
     assert read_values(AGENT, "DevicePolicy") == ["closed"]
     assert read_values(AGENT, "DeviceAllow") == []
-    assert "/dev" in read_values(AGENT, "ReadOnlyPaths")
+    assert read_values(AGENT, "BindReadOnlyPaths") == ["/dev"]
     assert "AF_NETLINK" in read_values(AGENT, "RestrictAddressFamilies")[0].split()
 
 
