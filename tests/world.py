@@ -229,6 +229,9 @@ class World:
     ) -> Plan:
         """One pass, of which only the first actions are carried out when it is interrupted."""
         planned = plan(wanted, self.facts(wanted), allow_outage=allow_outage)
+        # None depends on the success of an earlier one.
+        stops = {action.instance for action in planned.actions if isinstance(action, actions.Stop)}
+        self._require(not stops & self.routed(wanted), f"{stops} are stopped and routed")
         for action in planned.actions[:interrupt_after]:
             self.apply(action, wanted)
         return planned

@@ -56,7 +56,7 @@ def plan_recovery(
     routed: bool,
 ) -> Step:
     """Out of rotation, stopped, recovered; after too many attempts in a row left alone."""
-    what = f"GPU {address} hangs: {wedge.detail}"
+    what = f"GPU {address} hangs" + (f": {wedge.detail}" if wedge.detail else "")
     given_up = _given_up(wedge, rules)
     if own.unit is None:
         return Step(verdict=Verdict(state=State.absent, reason=what))
@@ -65,7 +65,7 @@ def plan_recovery(
     if given_up is not None:
         verdict = Verdict(
             state=State.quarantined,
-            reason=f"{given_up}: {wedge.error or wedge.detail}",
+            reason=f"{given_up}: {why}" if (why := wedge.error or wedge.detail) else given_up,
             hint="dmesg; then `ovms-scalerctl reload` tries again",
         )
         return Step(verdict=verdict)
@@ -108,6 +108,8 @@ def _stop(
 
 def _given_up(wedge: Wedge, rules: GpuRules) -> str | None:
     """Why its GPU is not recovered once more."""
+    if rules.recovery_attempts == 0:
+        return "its GPU hangs, and gpu.recovery_attempts is 0"
     if wedge.attempt > rules.recovery_attempts:
         return f"its GPU was recovered {rules.recovery_attempts} times in a row and still hangs"
     if wedge.method not in (RESTART, *HELPER_METHODS):
