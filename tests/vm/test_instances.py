@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Instances on cards beside those on nodes, as the kernel sees them, and cards that are pulled out."""
+"""Instances on nodes and on cards as the kernel sees them, and cards that are pulled out."""
 
 import json
 import re
@@ -24,6 +24,11 @@ CONFIG = f"""\
 {agent_host.pool("card", instances=1, keys='placement = "gpu"' + chr(10) + "host_cpus_per_gpu = 1")}
 [gpu]
 vendors = ["0x1af4"]
+
+# Nothing is fast where every processor is emulated.
+[health]
+interval_sec = 3.0
+timeout_sec = 30.0
 """
 # What the agent keeps on disk, by content; the proxy's own directory and its lock are nobody's plan.
 SUMS = (
@@ -103,6 +108,10 @@ def wait_for_cpus(vm: Vm, name: str, cpus: str) -> None:
     agent_host.wait_for_status(vm, serves, f"{name} to serve on CPUs {cpus}", timeout_sec=120)
 
 
+def node_of(name: str) -> int:
+    return NODE_OF[ON_CARDS[name]] if name in ON_CARDS else int(name[-1])
+
+
 def open_inside(vm: Vm, pid: int, path: str) -> bool:
     """Whether a program with the devices and files of a process can open a path for reading and writing."""
     return vm.run("sh", "-c", INSIDE, "sh", str(pid), f"exec 3<>{path}", check=False).returncode == 0
@@ -113,24 +122,38 @@ def test_no_core_belongs_to_two_instances(serving: Vm) -> None:
     assert pids.keys() == {*ON_CARDS, *ON_NODES}
     seen: list[int] = []
     for name, pid in pids.items():
+        # Every thread: those that OVMS starts for itself as well.
         tasks = serving.script(f"cat /proc/{pid}/task/*/status")
         (cpus,) = set(re.findall(r"^Cpus_allowed_list:\t(.*)$", tasks, re.MULTILINE))
         first, _, last = cpus.partition("-")
         seen += range(int(first), int(last or first) + 1)
-        assert name not in ON_NODES or cpus == ON_NODES[name]
-    assert sorted(seen) == list(range(12))
+        assert cpus == ON_NODES[name] if name in ON_NODES else int(cpus) // 3 == node_of(name)
+    assert sorted(seen) == list(range(12)), "a CPU belongs to two instances, or to none"
 
 
-def test_host_threads_and_memory_of_each_card_are_on_its_node(serving: Vm) -> None:
-    pids = agent_host.read_pids(serving)
-    for name, address in ON_CARDS.items():
-        node = NODE_OF[address]
-        status = serving.read(f"/proc/{pids[name]}/status")
-        cpu = int(re.findall(r"^Cpus_allowed_list:\t(.*)$", status, re.MULTILINE)[0])
-        assert cpu // 3 == node
-        assert re.findall(r"^Mems_allowed_list:\t(.*)$", status, re.MULTILINE) == [str(node)]
-        maps = serving.read(f"/proc/{pids[name]}/numa_maps").splitlines()
-        assert {line.split()[1] for line in maps if " anon=" in line} == {f"bind:{node}"}
+def test_memory_of_each_process_is_on_its_node(serving: Vm) -> None:
+    for name, pid in agent_host.read_pids(serving).items():
+        node = str(node_of(name))
+        status = serving.read(f"/proc/{pid}/status")
+        assert re.findall(r"^Mems_allowed_list:\t(.*)$", status, re.MULTILINE) == [node]
+        mappings = serving.read(f"/proc/{pid}/numa_maps").splitlines()
+        own = [line for line in mappings if " anon=" in line and " file=" not in line]
+        assert {line.split()[1] for line in own} == {f"bind:{node}"}
+        assert {found for line in own for found in re.findall(r" N(\d+)=", line)} == {node}
+
+
+def test_control_group_of_each_unit_has_the_cpuset(serving: Vm) -> None:
+    for name, entry in read_plan(serving).items():
+        group = serving.properties(f"ovms@{name}.service", "ControlGroup")["ControlGroup"]
+        cpuset = serving.script(f"cd /sys/fs/cgroup{group}; cat cpuset.cpus.effective cpuset.mems.effective")
+        assert cpuset.split() == [entry["cpus"], str(node_of(name))]
+
+
+def test_front_answers_clients_outside_from_every_instance(serving: Vm) -> None:
+    with Traffic(serving, workers=16, max_tokens=2) as traffic:
+        for name in (*ON_NODES, *ON_CARDS):
+            traffic.wait_for_answers(serving, 1, by=name)
+    traffic.assert_unharmed()
 
 
 def test_each_process_has_its_own_card_and_can_open_no_other(serving: Vm) -> None:
@@ -153,7 +176,7 @@ def test_each_process_has_its_own_card_and_can_open_no_other(serving: Vm) -> Non
 
 def test_a_card_that_is_pulled_and_put_back_is_noticed_by_its_own_requests_only(host: Vm) -> None:
     before = read_footprint(host, but=VICTIM)
-    with Traffic(host, workers=8, max_tokens=4, port=host.client_port(8000)) as traffic:
+    with Traffic(host, workers=8, max_tokens=4) as traffic:
         for number in range(ROUNDS):
             traffic.wait_for_answers(host, 5)
             reloads = count_reloads(host)
