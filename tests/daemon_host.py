@@ -19,11 +19,13 @@ from ovms_scaler.core.books import Books
 from ovms_scaler.core.facts import Facts
 from ovms_scaler.core.model import ModelFacts
 from ovms_scaler.core.target import Target
+from ovms_scaler.core.topology import Gpu, Topology
 from ovms_scaler.daemon.agent import Agent
 from ovms_scaler.daemon.apply import Applier
 from ovms_scaler.daemon.health import HealthWatch
 from ovms_scaler.daemon.observe import Memory, Observer
 from ovms_scaler.daemon.wedges import Wedges
+from ovms_scaler.errors import HostError
 from ovms_scaler.host.notify import Notifier
 from ovms_scaler.host.store import Store
 from ovms_scaler.offline import resolve_config
@@ -43,7 +45,11 @@ interval_sec = 0.1
 
 @dataclass(slots=True, kw_only=True)
 class DaemonHost:
-    """Everything that the agent is made of; ``nodes`` nodes of four CPUs, ``model`` in every pool."""
+    """Everything that the agent is made of; ``nodes`` nodes of four CPUs, ``model`` in every pool.
+
+    ``resolved`` tells of each time that the machine was looked at whether that was for a planned change;
+    ``trouble`` is raised then.
+    """
 
     root: Path
     units: FakeUnits
@@ -57,6 +63,10 @@ class DaemonHost:
     wedges: Wedges
     nodes: int = 1
     model: ModelFacts = field(default_factory=world.model)
+    gpus: dict[str, Gpu] = field(default_factory=dict)
+    plugged: int = 0
+    resolved: list[bool] = field(default_factory=list)
+    trouble: HostError | None = None
     woken: int = 0
     agent: Agent | None = None
     notifiers: list[Notifier] = field(default_factory=list)
@@ -80,10 +90,30 @@ class DaemonHost:
         self.config_file.parent.mkdir(parents=True, exist_ok=True)
         self.config_file.write_text(text)
 
+    @property
+    def topology(self) -> Topology:
+        return world.topology(self.nodes, gpus=self.gpus.values())
+
     def resolve(self, config: Config, books: Books, *, planned: bool) -> Target:
-        return resolve_config(
-            config, world.topology(self.nodes), books, read=lambda _: self.model, planned=planned
-        )
+        if self.trouble is not None:
+            raise self.trouble
+        self.resolved.append(planned)
+        return resolve_config(config, self.topology, books, read=lambda _: self.model, planned=planned)
+
+    def plug(self, address: str, *, render: int = 128, node: int = 0) -> None:
+        """A GPU is put in: its render node leads to a directory of its own, as in sysfs."""
+        self.gpus[address] = world.gpu(address, node, render=render)
+        self.plugged += 1
+        device = self.root / f"sys/devices/{self.plugged}"
+        device.mkdir(parents=True)
+        link = self.root / f"sys/class/drm/renderD{render}"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(device)
+
+    def pull(self, address: str) -> None:
+        """A GPU is pulled out. What systemd does then is left to the test."""
+        (self.root / "sys/class/drm" / Path(self.gpus.pop(address).render_node or "").name).unlink()
 
     def connect(self, *clients: tuple[int, int, str]) -> None:
         """Connections to 127.0.0.1: (port, uid, state), as proc_net(5) has them."""

@@ -110,7 +110,7 @@ CURED = replace(HANG, methods=("none",))
         pytest.param(HANG, own(job=True), False, 0, State.draining, (), None, id="a job is under way"),
         pytest.param(HANG, own("deactivating"), False, 0, State.stopping, (), None, id="it stops"),
         pytest.param(
-            HANG, own(connections=3), False, 0, State.stopping, (Stop(instance=ID),), None, id="requests lost"
+            HANG, own(connections=3), False, 0, State.stopping, (Stop(instance=ID),), None, id="all lost"
         ),
         pytest.param(CURED, own(connections=3), False, 0, State.draining, (), 1.0, id="reset: drained"),
         pytest.param(CURED, own(), False, 0, State.draining, (), 1.0, id="connections unknown"),

@@ -9,10 +9,12 @@ import structlog
 from daemon_host import DaemonHost
 from fakes.units import FakeUnits
 
-from ovms_scaler.core.actions import Action, InstallProxy, Remove, Start, StartTarget, Stop, Write
+from ovms_scaler.core.actions import Action, InstallProxy, Recover, Remove, Start, StartTarget, Stop, Write
+from ovms_scaler.core.device_event import DeviceEvent
 from ovms_scaler.core.lifecycle import State
 from ovms_scaler.core.plan import RETRY_SEC, Plan, plan
 from ovms_scaler.core.target import render_proxy_files
+from ovms_scaler.core.wedge import Wedge
 
 UNIT = "ovms@chat-numa0.service"
 
@@ -200,3 +202,70 @@ async def test_a_failure_that_lasts_is_logged_once_and_again_when_it_returns(hos
         assert await host.applier.apply(of()) == ()
         assert await host.applier.apply(of(write_of(host)))
     assert [entry["event"] for entry in logged] == ["action failed"] * 2
+
+
+CARD = "0000:03:00.0"
+HELPER = f"ovms-scaler-gpu-recovery@rebind-{CARD}.service"
+
+
+async def recover(host: DaemonHost, method: str) -> Wedge:
+    """Carry one recovery out; what is known of the card then."""
+    event = DeviceEvent(action="change", subsystem="drm", address=CARD, wedged=(method,), detail="hung")
+    host.wedges.note_hang(event, window_sec=600)
+    await host.applier.apply(of(Recover(instance="chat-numa0", address=CARD, method=method)))
+    assert host.memory.jobs == {"chat-numa0"}
+    await settle(host)
+    return host.wedges.read()[CARD]
+
+
+@pytest.mark.parametrize("method", ["rebind", "bus-reset", "cold-reset"])
+async def test_recovery_is_the_work_of_a_unit(host: DaemonHost, method: str) -> None:
+    helper = f"ovms-scaler-gpu-recovery@{method}-{CARD}.service"
+    host.units.installed = ("*",)
+    wedge = await recover(host, method)
+    assert wedge.is_recovered
+    assert host.units.calls == [("reset-failed", helper), ("start", helper), ("reset-failed", UNIT)]
+
+
+async def test_restart_is_no_work_at_all(host: DaemonHost) -> None:
+    wedge = await recover(host, "restart")
+    assert wedge.is_recovered
+    assert host.units.calls == [("reset-failed", UNIT)]
+
+
+async def test_recovery_that_fails_is_told_with_its_log(host: DaemonHost) -> None:
+    host.units.installed = ("*",)
+    host.units.next_results[HELPER] = "failed"
+    wedge = await recover(host, "rebind")
+    assert (wedge.is_recovered, wedge.attempt) == (False, 2)
+    assert wedge.error == f"rebind did not help (journalctl -u {HELPER})"
+
+
+async def test_recovery_that_systemd_refuses_is_told_in_its_words(host: DaemonHost) -> None:
+    wedge = await recover(host, "rebind")
+    assert (wedge.is_recovered, wedge.attempt) == (False, 2)
+    assert wedge.error == f"cannot start {HELPER}: unit is not installed or not loaded"
+
+
+async def test_instance_that_failed_on_the_card_is_to_be_started_anew(host: DaemonHost) -> None:
+    await host.applier.apply(of(write_of(host), Start(instance="chat-numa0")))
+    await settle(host)
+    await host.observe()
+    host.units.fail(UNIT)
+    await recover(host, "restart")
+    own = (await host.observe()).instances["chat-numa0"]
+    assert own.unit is not None
+    assert (own.unit.active_state, own.started) == ("inactive", False)
+
+
+async def test_card_that_was_pulled_out_meanwhile_is_not_known_of(host: DaemonHost) -> None:
+    await host.applier.apply(of(Recover(instance="chat-numa0", address=CARD, method="restart")))
+    await settle(host)
+    assert host.wedges.read() == {}
+
+
+async def test_forgetting_refusals_starts_over_with_cards(host: DaemonHost) -> None:
+    await recover(host, "rebind")
+    host.applier.forget_refusals()
+    wedge = host.wedges.read()[CARD]
+    assert (wedge.attempt, wedge.error) == (1, "")

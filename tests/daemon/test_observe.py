@@ -5,12 +5,15 @@ import asyncio
 from pathlib import Path
 
 import pytest
+import world
 from daemon_host import PROXY_UID, SERVING, DaemonHost, write
 from fakes.units import FakeUnits
 
+from ovms_scaler.core.books import Books
+from ovms_scaler.core.device_event import DeviceEvent
 from ovms_scaler.core.facts import Facts, InstanceFacts
 from ovms_scaler.core.plan import plan
-from ovms_scaler.core.target import Target
+from ovms_scaler.core.target import Target, resolve
 
 UNIT = "ovms@chat-numa0.service"
 
@@ -226,3 +229,60 @@ async def test_a_process_that_ended_meanwhile_is_no_problem(host: DaemonHost) ->
     own = (await host.observe()).instances["chat-numa0"]
     assert (own.process, host.observer.problems) == (None, [])
     assert isinstance(own, InstanceFacts)
+
+
+# GPUs
+
+CARD = "0000:03:00.0"
+ON_CARD = f"chat-gpu-{CARD}"
+WEDGED = DeviceEvent(action="change", subsystem="drm", address=CARD, wedged=("rebind",), detail="hung")
+
+
+def on_gpus(host: DaemonHost, *, books: Books | None = None) -> Target:
+    """The target on the cards that are there."""
+    config = world.spec({"placement": "gpu"})
+    models = {"chat": host.model}
+    return resolve(config, host.topology, models, books or Books(), planned=books is None)
+
+
+async def test_device_that_is_replaced_is_lost_for_who_runs_and_no_stop_by_hand_for_who_does_not(
+    host: DaemonHost,
+) -> None:
+    host.plug(CARD)
+    target = on_gpus(host)
+    await start(host, target)
+    own = (await host.observe(target)).instances[ON_CARD]
+    assert (own.started, own.has_lost_device) == (True, False)
+    host.pull(CARD)
+    assert (await host.observe(target)).instances[ON_CARD].has_lost_device
+    host.plug(CARD)
+    own = (await host.observe(target)).instances[ON_CARD]
+    assert (own.started, own.has_lost_device) == (False, True)
+    host.units.stop_by_admin(f"ovms@{ON_CARD}.service")
+    own = (await host.observe(target)).instances[ON_CARD]
+    assert (own.started, own.has_lost_device) == (False, False)
+
+
+async def test_instances_on_cpus_have_no_device_to_lose(host: DaemonHost) -> None:
+    await start(host)
+    host.plug(CARD)
+    own = (await host.observe()).instances["chat-numa0"]
+    assert (own.started, own.has_lost_device) == (True, False)
+
+
+async def test_hang_is_seen_with_the_time_and_forgotten_when_the_card_is_pulled_out(
+    host: DaemonHost,
+) -> None:
+    host.plug(CARD)
+    target = on_gpus(host)
+    host.wedges.note_hang(WEDGED, window_sec=600)
+    facts = await host.observe(target)
+    assert facts.wedges == host.wedges.read()
+    assert facts.wedges[CARD].at_sec <= facts.now_sec
+    host.pull(CARD)
+    away = on_gpus(host, books=target.books)
+    # While it is being recovered it may be away for a moment.
+    host.memory.jobs.add(ON_CARD)
+    assert (await host.observe(away)).wedges.keys() == {CARD}
+    host.memory.jobs.clear()
+    assert (await host.observe(away)).wedges == {}

@@ -2,16 +2,19 @@
 """What is remembered: the ports, the accepted configuration, what ran, and the files of the instances."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import world
 
-from ovms_scaler.core.books import Books
+from ovms_scaler.core.books import Books, Card
+from ovms_scaler.core.unit import drop_in_path
 from ovms_scaler.errors import HostError
 from ovms_scaler.host.store import Store
 
 UNIT = "ovms@chat-numa0.service"
+CARD = "0000:03:00.0"
 FILES = dict(world.target().wanted["chat-numa0"].files)
 
 
@@ -58,6 +61,55 @@ def test_a_book_that_cannot_be_trusted_is_refused(store: Store, tmp_path: Path, 
     with pytest.raises(HostError, match=f"cannot use the port book {path}: {why}") as caught:
         store.read_books()
     assert caught.value.hint == "restore it, or remove it while nothing runs: instances then get ports anew"
+    assert path.read_text() == text
+
+
+GPU_BOOK = Books(
+    cards={CARD: Card(address=CARD, vendor_id="0x8086", numa_node=1, host_cpus=frozenset({4, 5, 9}))},
+    groups={"chat-hetero0": ("0000:04:00.0", CARD)},
+)
+
+
+def test_cards_and_groups_come_back_and_equal_books_are_equal_files(store: Store, tmp_path: Path) -> None:
+    store.write_books(GPU_BOOK)
+    assert store.read_books() == GPU_BOOK
+    path = tmp_path / "var/lib/ovms-scaler/gpus.json"
+    before = path.stat()
+    store.write_books(replace(GPU_BOOK, ports={"a": 8003}))
+    assert path.stat() == before
+    assert store.read_books() == replace(GPU_BOOK, ports={"a": 8003})
+    store.write_books(Books(ports={"a": 8003}))
+    assert store.read_books() == Books(ports={"a": 8003})
+
+
+def test_host_without_gpus_has_no_book_of_them(store: Store, tmp_path: Path) -> None:
+    store.write_books(Books(ports={"a": 8003}))
+    assert not (tmp_path / "var/lib/ovms-scaler/gpus.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "Expecting value"),
+        ('{"cards": {}', "Expecting ',' delimiter"),
+        ("[" * 100_000, "maximum recursion depth exceeded"),
+        ("[]", "it must hold cards and groups"),
+        ('{"cards": {"x": {}}, "groups": {}}', "card 'x' must be a PCI address"),
+        ('{"cards": {}, "groups": {"a": ["x"]}}', "group 'a' must be a list of PCI addresses"),
+    ],
+    ids=["empty", "cut", "deep", "a list", "half a card", "half a group"],
+)
+def test_book_of_gpus_that_cannot_be_trusted_is_refused(
+    store: Store, tmp_path: Path, text: str, why: str
+) -> None:
+    path = tmp_path / "var/lib/ovms-scaler/gpus.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(HostError, match=f"cannot use the GPU book {path}: {why}") as caught:
+        store.read_books()
+    assert caught.value.hint == (
+        "restore it, or remove it while nothing runs: cores are then set aside and GPUs grouped anew"
+    )
     assert path.read_text() == text
 
 
@@ -136,4 +188,14 @@ def test_a_drop_in_of_the_administrators_survives_the_instance(store: Store, tmp
 )
 def test_directories_of_others_are_no_instances(store: Store, tmp_path: Path, name: str) -> None:
     (tmp_path / "run/systemd/system" / name).mkdir(parents=True)
+    assert store.list_instances() == frozenset()
+
+
+def test_instance_named_after_a_pci_address_is_listed_and_removed(store: Store) -> None:
+    name = f"chat-gpu-{CARD}"
+    path = drop_in_path(name)
+    store.write_instance({path: "[Service]\n"})
+    assert store.list_instances() == {name}
+    assert store.read_instance(name) == {path: "[Service]\n"}
+    store.remove_instance(name)
     assert store.list_instances() == frozenset()
