@@ -57,6 +57,7 @@ def test_event_that_tells_of_no_hang_is_left_out(
 def test_agent_that_comes_back_knows_what_the_one_before_knew(wedges: Wedges, store: Store) -> None:
     report(wedges, A, B)
     wedges.note_failed(A, "did not help")
+    assert Wedges(store).read() == wedges.read()
     wedges.note_recovered(B)
     known = wedges.read()
     assert (known[A].attempt, known[A].error, known[B].is_recovered) == (2, "did not help", True)

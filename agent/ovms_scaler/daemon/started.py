@@ -51,7 +51,7 @@ def look(
         note = _note(unit, known, activation, devices.get(unit.unit))
         if note is None or unit.unit in stopping:
             continue
-        if known is not None and known.is_of_process(note) and known.devices != note.devices:
+        if known is not None and known.invocation == note.invocation and known.devices != note.devices:
             # The devices noted first are those it opened.
             lost.add(unit.unit)
             continue
@@ -90,9 +90,6 @@ class _Note:
     def text(self) -> str:
         return f"{self.activation} {self.invocation} {self.devices}" if self.invocation else self.activation
 
-    def is_of_process(self, other: "_Note") -> bool:
-        return self.invocation != "" and self.invocation == other.invocation
-
     def counts(self, activation: str, devices: str | None) -> bool:
         """Whether what runs no more was stopped by hand, if not by the agent."""
         return self.activation == activation and (not self.invocation or self.devices == devices)
@@ -105,6 +102,6 @@ def _note(unit: UnitFacts, known: _Note | None, activation: str, devices: str | 
             return _Note(activation=activation)
         return _Note(activation=activation, invocation=unit.invocation_id, devices=devices)
     has_ended = unit.active_state == "inactive" or unit.result == "timeout"
-    if has_ended and known is not None and known.invocation and known.counts(activation, devices):
+    if has_ended and known is not None and known.counts(activation, devices):
         return _Note(activation=activation)
     return None
