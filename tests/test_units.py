@@ -148,8 +148,9 @@ def test_instance_may_do_what_the_engine_does() -> None:
 # As the agent renders it for an instance on a GPU.
 GPU_DROP_IN = """
 [Unit]
-BindsTo=dev-dri-renderD129.device
+StopPropagatedFrom=dev-dri-renderD129.device
 After=dev-dri-renderD129.device
+AssertPathExists=/dev/dri/renderD129
 [Service]
 SupplementaryGroups=render
 DeviceAllow=/dev/dri/renderD129 rw

@@ -161,12 +161,13 @@ async def test_one_in_rotation_is_adopted_by_an_agent_that_comes_back(host: Daem
     assert len(host.engine().warmed) == warmed
 
 
-async def test_a_stuck_systemd_leaves_units_unknown_and_the_rest_known(host: DaemonHost) -> None:
+async def test_a_stuck_systemd_leaves_units_as_they_were_seen_last(host: DaemonHost) -> None:
     await route(host)
+    before = (await host.observe()).instances["chat-numa0"]
     host.units.overdue = 1
     facts = await host.observe()
     own = facts.instances["chat-numa0"]
-    assert (facts.target, own.unit, own.exec) == (None, None, None)
+    assert (facts.target, own.unit, own.exec) == (None, before.unit, before.exec)
     assert own.files
     assert facts.proxy.files
     assert len(host.observer.problems) == 1

@@ -439,7 +439,7 @@ async def test_a_reload_that_takes_long_is_not_asked_for_twice(
         (front.proxy.directory / name).write_text(text)
     process = front.proxy.process
     assert process is not None
-    front.proxy.reloading = [lambda: None, lambda: process.send_signal(signal.SIGHUP), lambda: None]
+    front.proxy.reloading = [lambda: process.send_signal(signal.SIGHUP)]
     front.proxy.jobs.clear()
     outcome = await front.proxy.nginx.install(wanted)
     assert (outcome.is_written, outcome.is_reloaded, front.proxy.jobs) == (False, False, [])

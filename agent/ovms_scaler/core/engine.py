@@ -117,7 +117,11 @@ def _properties(instance: Instance) -> dict[str, object]:
     """OpenVINO's properties of a model without a graph."""
     if instance.device == "CPU":
         return {"INFERENCE_NUM_THREADS": instance.inference_threads, "NUM_STREAMS": "1"}
-    return {"CACHE_DIR": _cache_directory(instance)}
+    properties: dict[str, object] = {"CACHE_DIR": _cache_directory(instance)}
+    if instance.device.startswith("HETERO"):
+        # Without it the first card gets the whole model; as in the graph of an LLM.
+        properties["MODEL_DISTRIBUTION_POLICY"] = "PIPELINE_PARALLEL"
+    return properties
 
 
 def _cache_directory(instance: Instance) -> str | None:

@@ -49,10 +49,11 @@ def _bindings(instance: Instance) -> list[str]:
     """When a card goes, systemd itself stops the unit, which takes the instance out of rotation.
 
     systemd has a unit for each device with udev's tag "systemd", which the package gives to render nodes
-    (systemd.device(5)).
+    (systemd.device(5)). BindsTo= would also have a start wait for a device that is not there, for 90 s.
     """
     units = [f"{node.strip('/').replace('/', '-')}.device" for node in instance.render_nodes]
-    return [f"{key}={' '.join(units)}" for key in ("BindsTo", "After") if units]
+    bindings = [f"{key}={' '.join(units)}" for key in ("StopPropagatedFrom", "After") if units]
+    return [*bindings, *(f"AssertPathExists={node}" for node in instance.render_nodes)]
 
 
 def _devices(instance: Instance) -> list[str]:

@@ -62,6 +62,7 @@ class Observer:
         self._root = root
         self.problems: list[str] = []
         self._has_looked = False
+        self._last: dict[str, UnitFacts] = {}
 
     async def observe(self, target: Target) -> Facts:
         """One look at everything. What could not be read is listed in ``problems`` until the next look."""
@@ -78,7 +79,7 @@ class Observer:
         activation = switch.invocation_id if switch is not None else ""
         seen = started.look(
             self._store,
-            units.values(),
+            units.values() if switch is not None else (),  # else what is known of them is old
             activation=activation,
             devices={
                 wanted.instance.unit: read_identities(wanted.instance.render_nodes, self._root)
@@ -113,10 +114,12 @@ class Observer:
             listed = await self._units.list_units([PATTERN])
             names |= {unit.removeprefix("ovms@").removesuffix(".service") for unit in listed}
             wanted = [*map(unit_name, sorted(names)), TARGET_UNIT, PROXY_UNIT]
-            return sorted(names), await self._units.read_units(wanted)
+            self._last = await self._units.read_units(wanted)
+            return sorted(names), self._last
         except HostError as error:
             self.problems.append(error.message)
-            return sorted(names), {}
+            # What was seen last serves to go on routing by; without the target nothing is started or stopped.
+            return sorted(names), {unit: old for unit, old in self._last.items() if unit != TARGET_UNIT}
 
     def _forget_pulled_out(self, target: Target) -> None:
         """One that is being recovered may be away for a moment."""

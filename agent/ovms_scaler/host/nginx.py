@@ -22,6 +22,7 @@ PROXY_UNIT = "ovms-scaler-proxy.service"
 CHECK_UNIT = "ovms-scaler-proxy-check.service"
 _POLL_SEC = 0.01
 _ANSWER_SEC = 1.0
+_RELOAD_SEC = 40.0  # beyond the proxy's TimeoutStartSec=, which bounds a reload
 # nginx's master lets old workers take clients for 100 ms beside the new ones before it tells them to leave
 # (ngx_msleep(100) in ngx_process_cycle.c); after this long with new answers only, the old ones are out.
 _SETTLED_SEC = 0.2
@@ -186,16 +187,18 @@ class Nginx:
         """Whether ``generation`` runs or is about to: unroute may have asked for a reload a moment ago."""
         if running is None or running == generation:
             return running is not None
+        patience_sec = _ANSWER_SEC
         with contextlib.suppress(TimeoutError, HostError):
-            async with asyncio.timeout(self._deadline_sec):
+            async with asyncio.timeout(_RELOAD_SEC):
                 while True:
                     with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(_ANSWER_SEC):
+                        async with asyncio.timeout(patience_sec):
                             await self._wait_until_settled(generation, seen=_read_size(self._emerg))
                             return True
-                    proxy = (await self._jobs.read_units([PROXY_UNIT])).get(PROXY_UNIT)
-                    if proxy is None or proxy.active_state != "reloading":
+                    proxy = (await self._jobs.read_units([PROXY_UNIT]))[PROXY_UNIT]
+                    if proxy.active_state != "reloading":
                         return False
+                    patience_sec = self._deadline_sec  # new workers come after systemd is done
         return False
 
     async def _wait_until_settled(
