@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command of one instance: arguments, environment, limits and the graph that goes with it."""
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -171,3 +173,57 @@ def test_other_kinds_of_model_get_no_graph(kind: ModelKind) -> None:
 )
 def test_expected_names(pool: Pool, facts: dict[str, Any], expected: tuple[str, ...]) -> None:
     assert engine.expected_names(pool, world.model(**facts)) == expected
+
+
+# On GPUs
+
+CARDS = (world.gpu("0000:03:00.0"), world.gpu("0000:04:00.0"))
+ON_ONE = "chat-gpu-0000:03:00.0"
+
+
+def on_gpus(placement: str) -> tuple[Spec, Instance]:
+    spec = world.spec({**CHAT, "placement": placement})
+    return spec, place(spec, world.topology(gpus=CARDS), Books()).instances[0]
+
+
+@pytest.mark.parametrize(
+    ("placement", "device", "policy"),
+    [("gpu", "GPU", None), ("hetero", "HETERO:GPU.0,GPU.1", "PIPELINE_PARALLEL")],
+)
+@pytest.mark.parametrize("kind", [ModelKind.llm, ModelKind.graph], ids=["no graph.pbtxt", "own graph.pbtxt"])
+def test_own_graph_on_gpus(kind: ModelKind, placement: str, device: str, policy: str | None) -> None:
+    spec, instance = on_gpus(placement)
+    graphs = engine.render_own_graph(instance, spec.pool[0], world.model(kind=kind, graph=GRAPH))
+    text = graphs[f"/run/ovms-scaler/instances/{instance.id}/graph.pbtxt"]
+    assert f'device: "{device}"' in text
+    (plugin_config,) = re.findall("plugin_config: '(.*)'", text)
+    properties = json.loads(plugin_config)
+    assert properties["CACHE_DIR"] == f"/var/cache/ovms/{instance.id}"
+    assert properties.get("MODEL_DISTRIBUTION_POLICY") == policy
+
+
+def test_command_on_a_gpu_names_no_threads_and_keeps_what_was_compiled() -> None:
+    spec, instance = on_gpus("gpu")
+    made = engine.render_command(instance, spec.pool[0], spec.engine, world.model(kind=ModelKind.classic))
+    assert made.argv[12:] == (
+        "--target_device",
+        "GPU",
+        "--plugin_config",
+        f'{{"CACHE_DIR": "/var/cache/ovms/{ON_ONE}"}}',
+    )
+
+
+def test_command_on_several_gpus_spreads_the_model_over_them() -> None:
+    spec, instance = on_gpus("hetero")
+    made = engine.render_command(instance, spec.pool[0], spec.engine, world.model(kind=ModelKind.classic))
+    assert made.argv[13] == "HETERO:GPU.0,GPU.1"
+    assert json.loads(made.argv[15]) == {
+        "CACHE_DIR": "/var/cache/ovms/chat-hetero0",
+        "MODEL_DISTRIBUTION_POLICY": "PIPELINE_PARALLEL",
+    }
+
+
+def test_command_for_several_models_on_a_gpu_keeps_what_was_compiled() -> None:
+    spec, instance = on_gpus("gpu")
+    made = engine.render_command(instance, only_config(), spec.engine, world.model(kind=ModelKind.config))
+    assert made.argv[7:] == ("--config_path", "/srv/config.json", "--cache_dir", f"/var/cache/ovms/{ON_ONE}")

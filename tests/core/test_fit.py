@@ -125,3 +125,84 @@ def test_memory_of_the_node_that_lends_it_counts() -> None:
     misfit = verdict(64, topology=machine_without)
     assert misfit is not None
     assert misfit.text.endswith("has 64.0 GiB of the memory of node 1")
+
+
+# On GPUs: the card's memory counts, the host's does not.
+
+A, B = "0000:03:00.0", "0000:04:00.0"
+
+
+def on_gpus(
+    weights_gib: float | None, *memory_gib: float | None, pool: dict[str, object] | None = None
+) -> Misfit | None:
+    """What does not fit on the first instance; ``memory_gib`` of one card or two."""
+    cards = [
+        world.gpu(address, memory_bytes=None if size is None else int(size * GIB))
+        for address, size in zip((A, B), memory_gib, strict=False)
+    ]
+    spec = world.spec({"placement": "gpu", **(pool or {})})
+    topology = replace(BIG, gpus=tuple(cards))
+    instance = place(spec, topology, Books()).instances[0]
+    weights = None if weights_gib is None else int(weights_gib * GIB)
+    return judge(instance, spec.pool[0], world.model(weights_bytes=weights), topology, sharing=1)
+
+
+HETERO = {"placement": "hetero"}
+
+
+@pytest.mark.parametrize(
+    ("weights_gib", "memory_gib", "pool"),
+    [
+        pytest.param(12, [12], {}, id="exactly"),
+        pytest.param(8, [12], {"graph": {"cache_size": 4}}, id="exactly: with the cache"),
+        pytest.param(24, [12, 12], HETERO, id="exactly: on two cards"),
+        pytest.param(None, [12], {}, id="weights unknown"),
+        pytest.param(900, [None], {}, id="memory unknown"),
+        pytest.param(900, [12, None], HETERO, id="memory of one card unknown"),
+    ],
+)
+def test_fits_on_gpus_or_cannot_be_told(
+    weights_gib: float | None, memory_gib: list[float | None], pool: dict[str, object]
+) -> None:
+    assert on_gpus(weights_gib, *memory_gib, pool=pool) is None
+
+
+@pytest.mark.parametrize(
+    ("weights_gib", "memory_gib", "pool", "text"),
+    [
+        pytest.param(
+            12.5,
+            [12, 48],
+            {},
+            f"instance 'chat-gpu-{A}' needs 12.5 GiB (weights 12.5 GiB, cache 0.0 GiB), and GPU {A} has "
+            "12.0 GiB",
+            id="weights",
+        ),
+        pytest.param(
+            8,
+            [12],
+            {"graph": {"cache_size": 5}},
+            f"instance 'chat-gpu-{A}' needs 13.0 GiB (weights 8.0 GiB, cache 5.0 GiB), and GPU {A} has "
+            "12.0 GiB",
+            id="cache",
+        ),
+        pytest.param(
+            25,
+            [12, 12],
+            HETERO,
+            "instance 'chat-hetero0' needs 25.0 GiB (weights 25.0 GiB, cache 0.0 GiB), and GPU "
+            f"{A}, {B} has 24.0 GiB",
+            id="two cards",
+        ),
+    ],
+)
+def test_does_not_fit_on_gpus(
+    weights_gib: float, memory_gib: list[float], pool: dict[str, object], text: str
+) -> None:
+    misfit = on_gpus(weights_gib, *memory_gib, pool=pool)
+    assert misfit is not None
+    assert (misfit.certain, misfit.text) == (True, text)
+    assert misfit.hint == (
+        "use smaller weights (int8, int4), a smaller graph.cache_size, or one instance on several GPUs with "
+        'placement = "hetero"'
+    )

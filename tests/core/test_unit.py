@@ -149,3 +149,64 @@ def assert_comes_back(word: str) -> None:
     text = drop_in(command=command)
     assert systemd_syntax.parse_exec_start(text) == (program, "--flag", word, word)
     assert systemd_syntax.parse_environment(text) == {"VARIABLE": word}
+
+
+# On GPUs
+
+A, B = "0000:03:00.0", "0000:04:00.0"
+
+
+def on_gpus(placement: str) -> Instance:
+    topology = world.topology(cores=8, gpus=[world.gpu(A), world.gpu(B, render=129)])
+    return place(world.spec({"placement": placement}), topology, Books()).instances[0]
+
+
+ON_A = f"""\
+# Written by ovms-scaler for instance chat-gpu-{A}; it is replaced whenever the plan changes.
+# Add your own settings with: systemctl edit ovms@chat-gpu-{A}.service
+
+[Unit]
+Description=OpenVINO Model Server, chat-gpu-{A}: org/tiny on GPU {A}
+StopPropagatedFrom=dev-dri-renderD128.device
+After=dev-dri-renderD128.device
+AssertPathExists=/dev/dri/renderD128
+
+[Service]
+CPUAffinity=12-15
+AllowedCPUs=12-15
+NUMAPolicy=bind
+NUMAMask=0
+AllowedMemoryNodes=0
+SupplementaryGroups=render
+DeviceAllow=/dev/dri/renderD128 rw
+BindPaths=-/dev/dri/renderD128
+"""
+
+
+def test_drop_in_on_a_gpu_is_exactly_this() -> None:
+    text = drop_in(on_gpus("gpu"))
+    assert text == ON_A + TAIL
+    assert systemd_syntax.parse_exec_start(text) == COMMAND.argv
+    assert systemd_syntax.parse_environment(text) == COMMAND.environment
+    assert drop_in_path(f"chat-gpu-{A}") == (
+        f"/run/systemd/system/ovms@chat-gpu-{A}.service.d/50-placement.conf"
+    )
+
+
+def test_drop_in_on_several_gpus_opens_each_of_its_own() -> None:
+    text = drop_in(on_gpus("hetero"))
+    assert systemd_syntax.values(text, "StopPropagatedFrom") == [
+        "dev-dri-renderD128.device dev-dri-renderD129.device"
+    ]
+    assert systemd_syntax.values(text, "AssertPathExists") == ["/dev/dri/renderD128", "/dev/dri/renderD129"]
+    assert systemd_syntax.values(text, "DeviceAllow") == ["/dev/dri/renderD128 rw", "/dev/dri/renderD129 rw"]
+    assert systemd_syntax.values(text, "BindPaths") == ["-/dev/dri/renderD128", "-/dev/dri/renderD129"]
+    assert systemd_syntax.values(text, "CPUAffinity") == ["8-15"]
+    assert f"Description=OpenVINO Model Server, chat-hetero0: org/tiny on GPU {A}, {B}\n" in text
+
+
+@pytest.mark.parametrize("instance", [NUMA0, WHOLE])
+def test_drop_in_on_cpus_opens_no_device(instance: Instance) -> None:
+    text = drop_in(instance)
+    for name in ("DeviceAllow", "BindPaths", "SupplementaryGroups", "StopPropagatedFrom", "After"):
+        assert systemd_syntax.values(text, name) == []
