@@ -118,7 +118,7 @@ class Observer:
             return sorted(names), self._last
         except HostError as error:
             self.problems.append(error.message)
-            # What was seen last serves to go on routing by; without the target nothing is started or stopped.
+            # What was seen last serves to go on routing by; without the target nothing is started.
             return sorted(names), {unit: old for unit, old in self._last.items() if unit != TARGET_UNIT}
 
     def _forget_pulled_out(self, target: Target) -> None:
