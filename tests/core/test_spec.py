@@ -144,6 +144,69 @@ REFUSED = [
         ["health.interval_sec: must be 0.1 or greater, not 0"],
         id="interval",
     ),
+    *(
+        pytest.param(
+            pool(gpus=[name], placement="gpu"),
+            [f"pool[0].gpus[0]: must be a PCI address or a device id, in lower case, not {name!r}"],
+            id=f"GPU {name!r}",
+        )
+        for name in ("03:00.0", "0000:03:00.8", "0000:3:00.0", "0XE20B", "0xe20", "renderD128", "all", "")
+    ),
+    pytest.param(
+        pool(gpus=["0xe20b"], gpus_per_instance=3, host_cpus_per_gpu=1),
+        [
+            f'pool[0].{name}: has no effect with placement = "numa"\n  hint: remove it'
+            for name in ("gpus", "gpus_per_instance", "host_cpus_per_gpu")
+        ],
+        id="GPUs for an instance on CPUs",
+    ),
+    pytest.param(
+        pool(placement="whole", gpus=["0xe20b"]),
+        ['pool[0].gpus: has no effect with placement = "whole"\n  hint: remove it'],
+        id="GPUs for an unbound instance",
+    ),
+    pytest.param(
+        pool(placement="gpu", gpus_per_instance=3, instances_per_node=2),
+        [
+            f'pool[0].{name}: has no effect with placement = "gpu"\n  hint: remove it'
+            for name in ("instances_per_node", "gpus_per_instance")
+        ],
+        id="groups for one on each GPU",
+    ),
+    pytest.param(
+        pool(placement="hetero", instances_per_node=2),
+        ['pool[0].instances_per_node: has no effect with placement = "hetero"\n  hint: remove it'],
+        id="instances of a node on GPUs",
+    ),
+    pytest.param(
+        pool(placement="hetero", gpus_per_instance=1),
+        ["pool[0].gpus_per_instance: must be 2 or greater, not 1"],
+        id="a group of one",
+    ),
+    pytest.param(
+        pool(placement="gpu", host_cpus_per_gpu=0),
+        ["pool[0].host_cpus_per_gpu: must be 1 or greater, not 0"],
+        id="a GPU without a CPU",
+    ),
+    pytest.param(
+        {"gpu": {"vendors": ["8086"], "include": ["x"], "exclude": [1], "include_integrated": "yes"}},
+        [
+            "gpu.vendors[0]: must be a PCI vendor id, in lower case, not '8086'",
+            "gpu.include[0]: must be a PCI address or a device id, in lower case, not 'x'",
+            "gpu.exclude: must be an array of strings, not [1]",
+            "gpu.include_integrated: must be true or false",
+        ],
+        id="rules of GPUs",
+    ),
+    pytest.param(
+        {"gpu": {"recovery_attempts": -1, "recovery_window_sec": 0, "drain_timeout_sec": 3601}},
+        [
+            "gpu.recovery_attempts: must be 0 or greater, not -1",
+            "gpu.recovery_window_sec: must be 1 or greater, not 0",
+            "gpu.drain_timeout_sec: must be 3600 or less, not 3601",
+        ],
+        id="limits of a recovery",
+    ),
     pytest.param(
         {"pools": []}, ['pools: is not a key of this table\n  hint: did you mean "pool"?'], id="pools"
     ),
@@ -237,3 +300,23 @@ def test_mistakes_of_every_kind_are_found_at_once() -> None:
         "pool[2].nodes",
         "pool[1].model_path",
     ]
+
+
+@pytest.mark.parametrize("name", ["0000:03:00.0", "10000:e1:1f.7", "0xe20b"])
+def test_gpus_are_named_by_address_or_device_id(name: str) -> None:
+    spec = world.spec(
+        {"placement": "gpu", "gpus": [name], "nodes": "0", "reserve_cpus": "1", "host_cpus_per_gpu": 256},
+        gpu={"include": [name], "exclude": [name], "vendors": ["0x8086", "0x1af4"]},
+    )
+    assert (spec.pool[0].gpus, spec.gpu.include, spec.gpu.exclude) == ((name,), (name,), (name,))
+
+
+def test_gpus_are_intels_and_recovered_thrice_by_default() -> None:
+    rules = world.spec().gpu
+    assert (rules.vendors, rules.include, rules.exclude, rules.include_integrated) == (
+        ("0x8086",),
+        (),
+        (),
+        False,
+    )
+    assert (rules.drain_timeout_sec, rules.recovery_attempts, rules.recovery_window_sec) == (30, 3, 600)
