@@ -277,3 +277,13 @@ def test_graph_for_another_device_is_not_placed_on_a_gpu() -> None:
 
 def test_equal_cards_in_another_order_give_an_equal_target() -> None:
     assert on_gpus(GPU, CPU) == on_gpus(GPU, CPU, gpus=CARDS[::-1])
+
+
+def test_new_card_moves_nobody_until_it_is_planned_for() -> None:
+    first = on_gpus(GPU, CPU, gpus=CARDS[:1])
+    plugged = on_gpus(GPU, CPU, books=first.books, planned=False)
+    assert plugged.wanted[ON_B].instance.is_waiting
+    assert {name: plugged.wanted[name] for name in first.wanted} == first.wanted
+    planned = on_gpus(GPU, CPU, books=plugged.books)
+    assert not planned.wanted[ON_B].instance.is_waiting
+    assert planned.wanted["cpu-numa1"].files != first.wanted["cpu-numa1"].files
