@@ -15,8 +15,10 @@ PYTEST := tests/lab/pytest.sh
 DIST ?= bookworm trixie
 # Options for pytest, for example `make system PYTEST_ARGS="-k reboot"`.
 PYTEST_ARGS ?=
+# Options for the table of faults, for example `make faults ARGS="--fault kill --balancer ovms-scaler"`.
+ARGS ?=
 
-.PHONY: help setup lint format test image deb lintian standin system vm bench demo demo-gpu check clean
+.PHONY: help setup lint format test image deb lintian standin system vm bench faults demo demo-gpu check clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -54,6 +56,9 @@ vm: setup ## the NUMA and GPU tier: a virtual machine with the package installed
 
 bench: deb standin ## measure the agent and print the numbers
 	@$(PYTHON) -m bench
+
+faults: setup standin ## harm hosts under load, behind our front and behind other balancers: ARGS=--help
+	@$(PYTHON) -m faults $(ARGS)
 
 demo: image deb standin ## a host from bare metal to an answer, shown step by step
 	@$(PYTHON) tests/lab/demo.py

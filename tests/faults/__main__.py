@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Harms hosts under load, one fault and balancer after the other; prints a table of what was lost."""
+
+import argparse
+import json
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+from lab.commands import LabError
+
+from faults import rig, run, table
+from faults.catalogue import FAULTS, Fault
+from faults.peers import Balancer
+from faults.run import Load, Options, Result, Run
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    faults = [FAULTS[name] for name in arguments.fault or FAULTS]
+    wanted = [Balancer(name) for name in arguments.balancer or Balancer]
+    options = Options(
+        clients=arguments.clients,
+        seconds=arguments.seconds,
+        loading_sec=arguments.loading_sec,
+        times=arguments.times,
+    )
+    images = rig.prepare(frozenset(wanted))
+    pairs = [(fault, one) for fault in faults for one in wanted if one in fault.balancers]
+    rows: dict[tuple[str, str], Result | str] = {}
+    try:
+        for number, (fault, balancer) in enumerate(pairs, start=1):
+            say(f"[{number}/{len(pairs)}] {fault.name}, {balancer}: {fault.about}")
+            began = time.monotonic()
+            try:
+                with rig.boot(images[balancer], balancer, fault.engines) as booted:
+                    result = harm(booted, fault, options)
+            except (LabError, OSError) as error:
+                rows[fault.name, balancer] = f"not measured: {error}"
+                say(f"    cannot be measured: {textwrap.shorten(str(error), 2000)}")
+                continue
+            rows[fault.name, balancer] = result
+            found = result.figures
+            lost = found.lost_unary + found.lost_streamed
+            say(
+                f"    {time.monotonic() - began:.0f} s: {found.sent} sent, {found.answered} answered, "
+                f"{found.cut} cut, {lost} lost, {found.wrong} wrong; {'; '.join(result.notes)}"
+            )
+    except KeyboardInterrupt:
+        say("interrupted: what was measured so far")
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(table.render_json(rows), indent=1) + "\n")
+    sys.stdout.write(table.render_markdown(rows))
+    return int(any(isinstance(result, str) for result in rows.values()))
+
+
+def harm(booted: rig.Rig, fault: Fault, options: Options) -> Result:
+    """The fault under load; the load goes on for the rest of ``options.seconds``, or as long as it takes."""
+    settings = run.settings_for(booted, options, shape=fault.shape, burst=fault.burst)
+    with Load(booted, settings) as load:
+        running = Run(rig=booted, load=load, options=options, victims=booted.engines[: fault.victims])
+        load.wait_until(options.fault_sec)
+        fault.happen(running)
+        load.wait_until(options.seconds)
+    return run.finish(running)
+
+
+def parse_arguments() -> argparse.Namespace:
+    listed = "\n".join(f"  {fault.name:13} {fault.about}" for fault in FAULTS.values())
+    parser = argparse.ArgumentParser(
+        prog="python -m faults",
+        description=__doc__,
+        epilog=f"faults:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    default = Options()
+    parser.add_argument(
+        "--fault", action="append", choices=FAULTS, metavar="FAULT", help="only this one; again for more"
+    )
+    parser.add_argument(
+        "--balancer", action="append", choices=list(Balancer), help="only this one; again for more"
+    )
+    parser.add_argument(
+        "--clients", type=int, default=default.clients, help="clients that ask (%(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=default.seconds, help="length of a load (%(default)s)"
+    )
+    parser.add_argument(
+        "--loading-sec",
+        type=float,
+        default=default.loading_sec,
+        help="how long engines load again (%(default)s)",
+    )
+    parser.add_argument(
+        "--times", type=int, default=default.times, help="reloads, kills of the agent (%(default)s)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
+    return parser.parse_args()
+
+
+def say(line: str) -> None:
+    """Progress, beside the table."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One fault under load on one host: the load begins, the fault happens, the load ends."""
+
+import contextlib
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from lab.commands import LabError
+
+from faults import figures
+from faults.clients import Settings
+from faults.figures import Figures, Record
+from faults.rig import MODEL, Engine, Rig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What holds for all faults, which happen ``fault_sec`` into a load that lasts at least ``seconds``."""
+
+    clients: int = 64
+    fault_sec: float = 3.0
+    seconds: float = 14.0
+    loading_sec: float = 3.0
+    times: int = 20
+    timeout_sec: float = 8.0
+    seed: int = 1
+
+
+class Load:
+    """Clients in the network of the host, from the beginning to the end of a ``with`` block."""
+
+    def __init__(self, rig: Rig, settings: Settings, *, longest_sec: float = 300) -> None:
+        self._argv = rig.netns_python("-m", "faults.clients", json.dumps(_document(settings)))
+        self._longest_sec = longest_sec
+        self.begun = 0.0
+        self.record = Record(requests=[], posts=[], changes=[], ended=0.0)
+
+    def __enter__(self) -> "Load":
+        self._process = subprocess.Popen(
+            self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        self._timer = threading.Timer(self._longest_sec, self._process.kill)
+        self._timer.start()
+        try:
+            assert self._process.stdout is not None
+            line = self._process.stdout.readline()
+            if not line:
+                raise LabError("cannot load the front: the clients did not begin")
+            self.begun = float(json.loads(line)["begun"])
+        except BaseException:
+            self._end(kill=True)
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        output = self._end(kill=error[0] is not None)
+        if error[0] is None:
+            if self._process.returncode != 0:
+                raise LabError(f"the clients ended with {self._process.returncode}")
+            self.record = figures.parse_record(json.loads(output))
+
+    def order(self, kind: str) -> None:
+        """Have one request sent beside the load: poison or bad."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{kind}\n")
+        self._process.stdin.flush()
+
+    def wait_until(self, second: float) -> None:
+        """Until so many seconds of the load have passed; nothing else tells time's share of a run."""
+        time.sleep(max(0.0, self.begun + second - time.monotonic()))
+
+    def _end(self, *, kill: bool) -> str:
+        if kill:
+            self._process.kill()
+        output, _ = self._process.communicate()
+        self._timer.cancel()
+        self._timer.join()
+        return output
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """One fault that happens; what the fault's function may use and fill in."""
+
+    rig: Rig
+    load: Load
+    options: Options
+    victims: tuple[Engine, ...]
+    fault_at: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def victim(self) -> Engine:
+        return self.victims[0]
+
+    def begin_fault(self) -> None:
+        """The fault is in force from here on."""
+        self.fault_at = time.monotonic()
+
+    @property
+    def since_fault_sec(self) -> float:
+        return time.monotonic() - self.fault_at
+
+    def pause(self, seconds: float) -> None:
+        """Let the fault last."""
+        time.sleep(max(0.0, seconds))
+
+    def kill(self, *engines: Engine, name: str = "KILL") -> None:
+        """Send a signal to the main processes of these engines, all at once; the fault begins then."""
+        self.kill_pids(*(pid for pid in map(self.rig.read_pid, engines) if pid), name=name)
+
+    def kill_pids(self, *pids: int, name: str = "KILL") -> None:
+        """The same with process ids."""
+        # Told by the machine that does it: to start a command inside takes as long as ten requests.
+        script = f"kill -{name} {' '.join(map(str, pids))}; cut -d ' ' -f 1 /proc/uptime"
+        uptime = float(self.rig.host.script(script))
+        self.fault_at = uptime - time.clock_gettime(time.CLOCK_BOOTTIME) + time.monotonic()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One row."""
+
+    figures: Figures
+    record: Record
+    fault_at: float
+    notes: tuple[str, ...]
+
+
+def settings_for(rig: Rig, options: Options, *, shape: str = "half", burst: int = 0) -> Settings:
+    """The load that these options ask for."""
+    return Settings(
+        port=rig.front_port,
+        engine_ports=tuple(engine.port for engine in rig.engines),
+        model=MODEL,
+        clients=options.clients,
+        answer_sec=0.2,
+        timeout_sec=options.timeout_sec,
+        shape=shape,
+        burst=burst,
+    )
+
+
+def finish(run: Run) -> Result:
+    """The row of a run whose load has ended."""
+    ports = [engine.port for engine in run.victims]
+    found = figures.compute(run.load.record, fault_at=run.fault_at, victims=ports)
+    return Result(figures=found, record=run.load.record, fault_at=run.fault_at, notes=tuple(run.notes))
+
+
+@contextlib.contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """A process of the machine is stopped within the block."""
+    subprocess.run(["kill", "-STOP", str(pid)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["kill", "-CONT", str(pid)], check=True)
+
+
+def _document(settings: Settings) -> dict[str, object]:
+    return {name: getattr(settings, name) for name in settings.__slots__}
