@@ -13,6 +13,7 @@ class Fault(StrEnum):
     wedge = "wedge"  # stays AVAILABLE, takes requests, generates nothing until the file changes
     errors = "errors"  # stays AVAILABLE, every generation is a 400 (as after a lost GPU context)
     crash = "crash"  # the next generation ends the process with exit code 1
+    poison = "poison"  # as crash, but only a completion whose prompt contains this word does it
 
 
 class Faults:

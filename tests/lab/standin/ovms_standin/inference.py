@@ -126,6 +126,8 @@ class Inference:
                         raise EngineError("[GPU] clFlush, error code: -5 CL_OUT_OF_RESOURCES")
                     case Fault.crash:
                         exit_after_crash()
+                    case Fault.poison if Fault.poison in text_request.prompt:
+                        exit_after_crash()
                 answer = _Answer(graph, text_request, connection)
                 await answer.send(lambda: self._metrics.add("ovms_responses", labels))
             except (FormError, EngineError) as exc:
