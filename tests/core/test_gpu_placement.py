@@ -298,7 +298,7 @@ def drop_ins(wanted: Target) -> Mapping[str, str]:
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     mix=st.sampled_from(MIXES),
     steps=st.lists(
@@ -598,7 +598,7 @@ def check(layout: Layout, topology: Topology) -> None:
         assert taken <= max(len(topology.cores_in(node.cpus)) // 2, len(local))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     sizes=SIZES,
     threads=st.integers(min_value=1, max_value=2),

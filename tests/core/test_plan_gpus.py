@@ -485,7 +485,7 @@ def happen(host: GpuWorld, event: str, address: str, number: int) -> None:
             host.step(host.wanted)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(EVENTS, st.sampled_from([A, B, C, D]), st.integers(0, 20)), max_size=40))
 def test_whatever_happens_harms_nobody_else_and_ends_with_all_that_is_there_serving(
     events: list[tuple[str, str, int]],
@@ -525,7 +525,7 @@ def test_whatever_happens_harms_nobody_else_and_ends_with_all_that_is_there_serv
     assert not host.hanging()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     events=st.lists(
         st.tuples(st.sampled_from(["pull", "plug", "look", "pass", "load"]), st.sampled_from([A, B, C, D])),
