@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import systemd_syntax
 import world
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovms_scaler.core.books import Books
@@ -131,11 +131,13 @@ def test_quoted_words_come_back_from_the_rules_of_systemd(word: str) -> None:
     assert_comes_back(word)
 
 
+@settings(deadline=None)
 @given(WORDS)
 def test_any_word_comes_back_from_the_rules_of_systemd(word: str) -> None:
     assert_comes_back(word)
 
 
+@settings(deadline=None)
 @given(st.lists(WORDS, max_size=5))
 def test_any_command_line_comes_back_whole(words: list[str]) -> None:
     text = drop_in(command=replace(COMMAND, argv=("/bin/true", *words)))

@@ -22,6 +22,7 @@ _OWN_FLAGS = {
     "--config_path": "use config_path",
     "--target_device": "the device follows from placement",
     "--metrics_enable": "metrics are always on",
+    "--cache_dir": "each instance on GPUs has a cache of its own below /var/cache/ovms",
     "--cache_size": "use graph.cache_size",
     "--max_num_seqs": "use graph.max_num_seqs",
     "--max_num_batched_tokens": "use graph.max_num_batched_tokens",
