@@ -24,7 +24,7 @@ TIMEOUT_SEC = 120.0
 class Counts:
     """What became of the requests; ``lost`` had no answer at all, ``cut`` ended before its end.
 
-    ``cut_by`` counts the latter by instance.
+    ``cut_by`` counts the latter by instance, ``refused_by`` answers with another status than 200.
     """
 
     sent: int = 0
@@ -32,6 +32,7 @@ class Counts:
     lost: list[str] = field(default_factory=list)
     cut: list[str] = field(default_factory=list)
     cut_by: Counter[str] = field(default_factory=Counter)
+    refused_by: Counter[str] = field(default_factory=Counter)
     status: Counter[int] = field(default_factory=Counter)
     instances: Counter[str] = field(default_factory=Counter)
     slowest_sec: float = 0.0
@@ -81,6 +82,7 @@ class Clients:
         else:
             counts.slowest_refusal_sec = max(counts.slowest_refusal_sec, took)
             counts.retry_after[fields.get("retry-after", "")] += 1
+            counts.refused_by[fields.get("x-ovms-instance", "")] += 1
             json.loads(body)
 
     async def _exchange(self, *, streamed: bool) -> tuple[int, dict[str, str], bytes, str]:

@@ -28,9 +28,8 @@ CONFIG = f"""\
 [gpu]
 vendors = ["0x1af4"]
 
-# Nothing is fast where every processor is emulated.
+# Nothing answers fast where every processor is emulated.
 [health]
-interval_sec = 3.0
 timeout_sec = 30.0
 """
 # What the agent keeps on disk, by content; the proxy's own directory and its lock are nobody's plan.
@@ -179,7 +178,7 @@ def test_each_process_has_its_own_card_and_can_open_no_other(serving: Vm) -> Non
 
 def test_a_card_that_is_pulled_and_put_back_is_noticed_by_its_own_requests_only(host: Vm) -> None:
     before = read_footprint(host, but=VICTIM)
-    with Traffic(host, workers=3, max_tokens=8) as traffic:
+    with Traffic(host, workers=2, max_tokens=8) as traffic:
         for number in range(ROUNDS):
             traffic.wait_for_answers(host, 5)
             reloads = count_reloads(host)
@@ -196,7 +195,9 @@ def test_a_card_that_is_pulled_and_put_back_is_noticed_by_its_own_requests_only(
     assert read_footprint(host, but=VICTIM) == before
     assert traffic.counts["lost"] == []
     assert set(traffic.counts["cut_by"]) <= {VICTIM}
-    assert traffic.counts["status"].keys() == {"200"}
+    # An engine whose card has gone answers 400 until it is stopped, a moment later.
+    assert set(traffic.counts["refused_by"]) <= {VICTIM}
+    assert traffic.counts["status"].keys() <= {"200", "400"}
 
 
 def test_without_the_agent_a_pulled_card_leaves_rotation_all_the_same(host: Vm) -> None:
