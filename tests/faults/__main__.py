@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import signal
 import sys
 import textwrap
 import time
@@ -10,14 +11,15 @@ from pathlib import Path
 
 from lab.commands import LabError
 
-from faults import rig, run, table
-from faults.catalogue import FAULTS, Fault
+from faults import rig, table
+from faults.catalogue import FAULTS, harm
 from faults.peers import Balancer
-from faults.run import Load, Options, Result, Run
+from faults.run import Options, Result
 
 
 def main() -> int:
     arguments = parse_arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as at Ctrl-C: nothing may stay
     faults = [FAULTS[name] for name in arguments.fault or FAULTS]
     wanted = [Balancer(name) for name in arguments.balancer or Balancer]
     options = Options(
@@ -53,17 +55,6 @@ def main() -> int:
         Path(arguments.json).write_text(json.dumps(table.render_json(rows), indent=1) + "\n")
     sys.stdout.write(table.render_markdown(rows))
     return int(any(isinstance(result, str) for result in rows.values()))
-
-
-def harm(booted: rig.Rig, fault: Fault, options: Options) -> Result:
-    """The fault under load; the load goes on for the rest of ``options.seconds``, or as long as it takes."""
-    settings = run.settings_for(booted, options, shape=fault.shape, burst=fault.burst)
-    with Load(booted, settings) as load:
-        running = Run(rig=booted, load=load, options=options, victims=booted.engines[: fault.victims])
-        load.wait_until(options.fault_sec)
-        fault.happen(running)
-        load.wait_until(options.seconds)
-    return run.finish(running)
 
 
 def parse_arguments() -> argparse.Namespace:

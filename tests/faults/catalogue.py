@@ -2,13 +2,15 @@
 """The faults, by name: what is done to the engines, the agent or the balancer while the load is on."""
 
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from faults import planned
+from faults import run as runs
 from faults.peers import Balancer
-from faults.rig import Shape
-from faults.run import Run, frozen
+from faults.rig import Rig, Shape
+from faults.run import Load, Options, Result, Run, frozen
 
 ALL = tuple(Balancer)
 OURS = (Balancer.ours,)
@@ -29,6 +31,22 @@ class Fault:
     burst: int = 0
 
 
+def harm(rig: Rig, fault: Fault, options: Options) -> Result:
+    """The fault under load; the load goes on for the rest of ``options.seconds``, or as long as it takes.
+
+    Raises LabError when the fault cannot be brought about.
+    """
+    settings = runs.settings_for(rig, options, shape=fault.shape, burst=fault.burst)
+    with Load(rig, settings) as load:
+        run = Run(rig=rig, load=load, options=options, victims=rig.engines[: fault.victims])
+        load.wait_until(options.fault_sec)
+        fault.happen(run)
+        if options.until_whole:
+            rig.wait_until_whole()
+        load.wait_until(options.seconds)
+    return runs.finish(run)
+
+
 def kill(run: Run) -> None:
     run.kill(run.victim)
 
@@ -40,6 +58,10 @@ def hang(run: Run) -> None:
 def load_again(run: Run) -> None:
     run.rig.close_gates(*run.victims)
     run.kill(*run.victims)
+    run.rig.host.wait_for(
+        lambda: all(map(run.rig.is_listening, run.victims)), 60, "the engines to load again"
+    )
+    run.listening_at = time.monotonic()
     run.pause(run.options.loading_sec)
     run.rig.open_gates()
 

@@ -2,7 +2,7 @@
 """The load, and what is seen of it: ``python -m faults.clients SETTINGS`` in the network of a host.
 
 Prints a line when it begins. Each line on stdin is an odd request to send beside the load ("poison" or
-"bad"). When stdin ends no request is begun any more, and when the last one has ended, the record is printed as
+"bad"). When stdin ends no request is begun any more; when the last one has ended, the record is printed as
 one line of JSON (figures.Record). Times are CLOCK_MONOTONIC, which all processes of a machine share.
 
 Each client asks, waits for the end of the answer and asks again, half of them streamed, on a new connection

@@ -62,6 +62,7 @@ class Figures:
     slowest_sec: float
     statuses: Mapping[str, int]
     cut_by: Mapping[str, int]
+    not_json: int
     refused_median_ms: float | None
     last_request_sec: float | None
     full_strength_sec: float | None
@@ -96,6 +97,7 @@ def compute(record: Record, *, fault_at: float, victims: Collection[int]) -> Fig
         slowest_sec=max((one.took_sec for one in load), default=0.0),
         statuses=dict(Counter(str(one.status) for one in wrong)),
         cut_by=dict(Counter(one.instance for one in load if one.outcome is Outcome.cut)),
+        not_json=sum(not one.is_json for one in wrong),
         refused_median_ms=median(one.took_sec * 1000 for one in wrong) if wrong else None,
         last_request_sec=_latest(_last_request(record, fault_at, port) for port in victims),
         full_strength_sec=_latest(_strength(record, fault_at, port) for port in victims),

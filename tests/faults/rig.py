@@ -106,6 +106,14 @@ class Rig:
         except OSError:
             return False
 
+    def is_listening(self, engine: Engine) -> bool:
+        """Whether there is a process that takes connections, be it loading or serving."""
+        try:
+            self.host.connect(engine.port, timeout_sec=5).close()
+        except OSError:
+            return False
+        return True
+
     def set_fault(self, engine: Engine, word: str, *, sticky: bool = False) -> None:
         """From now on the engine has this fault, until it is started again, or for good if ``sticky``."""
         if sticky:

@@ -19,7 +19,10 @@ from faults.rig import MODEL, Engine, Rig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What holds for all faults, which happen ``fault_sec`` into a load that lasts at least ``seconds``."""
+    """What holds for all faults, which happen ``fault_sec`` into a load that lasts at least ``seconds``.
+
+    With ``until_whole`` the load also lasts until every engine serves again.
+    """
 
     clients: int = 64
     fault_sec: float = 3.0
@@ -28,6 +31,7 @@ class Options:
     times: int = 20
     timeout_sec: float = 8.0
     seed: int = 1
+    until_whole: bool = False
 
 
 class Load:
@@ -91,6 +95,7 @@ class Run:
     options: Options
     victims: tuple[Engine, ...]
     fault_at: float = 0.0
+    listening_at: float = 0.0
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -123,11 +128,13 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One row."""
+    """One row. ``listening_at`` is when new processes of the victims took connections, 0 if not known."""
 
     figures: Figures
     record: Record
     fault_at: float
+    listening_at: float
+    victims: tuple[Engine, ...]
     notes: tuple[str, ...]
 
 
@@ -148,8 +155,14 @@ def settings_for(rig: Rig, options: Options, *, shape: str = "half", burst: int 
 def finish(run: Run) -> Result:
     """The row of a run whose load has ended."""
     ports = [engine.port for engine in run.victims]
-    found = figures.compute(run.load.record, fault_at=run.fault_at, victims=ports)
-    return Result(figures=found, record=run.load.record, fault_at=run.fault_at, notes=tuple(run.notes))
+    return Result(
+        figures=figures.compute(run.load.record, fault_at=run.fault_at, victims=ports),
+        record=run.load.record,
+        fault_at=run.fault_at,
+        listening_at=run.listening_at,
+        victims=run.victims,
+        notes=tuple(run.notes),
+    )
 
 
 @contextlib.contextmanager

@@ -60,6 +60,8 @@ def _cells(result: Result) -> list[str]:
     if found.wrong:
         statuses = ", ".join(f"{count} x {status}" for status, count in found.statuses.items())
         notes.insert(0, f"{statuses} (median after {found.refused_median_ms:.0f} ms)")
+        if found.not_json:
+            notes.append(f"{found.not_json} of them not JSON")
     if found.timed_out:
         notes.append(f"{found.timed_out} timed out")
     if found.odd:
