@@ -270,3 +270,14 @@ def test_crash_ends_with_one(start: Start, tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"reset|without response|closed"):
         program.ask("POST", CHAT, chat())
     assert program.wait() == 1
+
+
+def test_poison_harms_at_one_prompt_only(start: Start, tmp_path: Path) -> None:
+    fault = tmp_path / "fault"
+    fault.write_text("poison", encoding="utf-8")
+    program = start_graph(start, OVMS_STANDIN_FAULTS=str(fault))
+    path, body = "/v3/completions", {"model": "m/x", "prompt": "Tell me", "max_tokens": 1}
+    assert program.ask("POST", path, body).status == 200
+    with pytest.raises(OSError, match=r"reset|without response|closed"):
+        program.ask("POST", path, {**body, "prompt": "poison"})
+    assert program.wait() == 1
