@@ -197,10 +197,10 @@ def show_line(text: str) -> None:
     sys.stdout.flush()
 
 
-def command(host: Guest, *argv: str, quiet: bool = False) -> None:
+def command(host: Guest, *argv: str, quiet: bool = False, check: bool = True) -> None:
     """Run a command as an administrator would type it, shown with what it prints."""
     show_line(f"# {' '.join(argv)}")
-    done = host.run(*argv, timeout_sec=180)
+    done = host.run(*argv, timeout_sec=180, check=check)
     if not quiet:
         show_line((done.stdout + done.stderr).rstrip())
 
