@@ -4,7 +4,8 @@
     python client.py URL MODEL chat | stream | load REQUESTS WORKERS
 
 ``load`` prints a line when the first answer has come, and one JSON object at the end: requests sent,
-answered, lost, cut in mid-answer, the slowest in seconds, and answers by instance.
+answered, lost, cut in mid-answer, the slowest in seconds, answers by instance, and by instance those that
+were an engine's error.
 """
 
 import asyncio
@@ -47,6 +48,7 @@ async def load(client: openai.AsyncOpenAI, model: str, requests: int, workers: i
     """Many requests at once, every second one streamed, without a retry by the client."""
     counts: Counter[str] = Counter()
     instances: Counter[str] = Counter()
+    errors: Counter[str] = Counter()
     slowest = 0.0
     numbers = iter(range(requests))
 
@@ -55,7 +57,7 @@ async def load(client: openai.AsyncOpenAI, model: str, requests: int, workers: i
         for number in numbers:
             began = time.monotonic()
             counts["sent"] += 1
-            counts[await _ask(client, model, instances, streamed=number % 2 == 0)] += 1
+            counts[await _ask(client, model, instances, errors, streamed=number % 2 == 0)] += 1
             if counts.total() - counts["sent"] == 1:
                 show("begun\n")
             slowest = max(slowest, time.monotonic() - began)
@@ -63,6 +65,7 @@ async def load(client: openai.AsyncOpenAI, model: str, requests: int, workers: i
     await asyncio.gather(*(work() for _ in range(workers)))
     summary = {name: counts[name] for name in ("sent", "answered", "lost", "cut")}
     result = {**summary, "slowest_sec": round(slowest, 2), "instances": dict(sorted(instances.items()))}
+    result["errors"] = dict(sorted(errors.items()))
     show(f"{json.dumps(result)}\n")
 
 
@@ -71,7 +74,14 @@ def show(text: str) -> None:
     sys.stdout.flush()
 
 
-async def _ask(client: openai.AsyncOpenAI, model: str, instances: Counter[str], *, streamed: bool) -> str:
+async def _ask(
+    client: openai.AsyncOpenAI,
+    model: str,
+    instances: Counter[str],
+    errors: Counter[str],
+    *,
+    streamed: bool,
+) -> str:
     began = False
     try:
         create = client.completions.with_raw_response.create
@@ -84,6 +94,11 @@ async def _ask(client: openai.AsyncOpenAI, model: str, instances: Counter[str], 
         instances[raw.headers.get("X-OVMS-Instance", "")] += 1
         async for _ in raw.parse():
             began = True
+    except openai.APIStatusError as error:
+        if not (instance := error.response.headers.get("X-OVMS-Instance", "")):
+            return "lost"
+        errors[instance] += 1
+        return "error"
     except (openai.APIError, httpx.HTTPError):  # a stream lets errors of its transport through as they are
         return "cut" if began else "lost"
     return "answered"

@@ -106,8 +106,8 @@ def show_crash(host: Host) -> None:
         wait_until_all_serve(host)
     say("What the clients saw (streams that the dead process had begun are cut, nothing else may be lost):")
     show_line(json.dumps(traffic.result))
-    if traffic.result["lost"]:
-        raise LabError(f"{traffic.result['lost']} requests were lost")
+    if traffic.result["lost"] or traffic.result["errors"]:
+        raise LabError("requests were lost")
     command(host, "ovms-scalerctl", "status")
 
 
@@ -127,7 +127,7 @@ def show_agent_killed(host: Host) -> None:
     after = untouched(host)
     show_line(f"processes and proxy generation before: {before}")
     show_line(f"                            and after: {after}")
-    if before != after or traffic.result["lost"] or traffic.result["cut"]:
+    if before != after or any(traffic.result[name] for name in ("lost", "cut", "errors")):
         raise LabError("the agent's end was noticed")
     command(host, "systemctl", "status", "--no-pager", "--lines=0", "ovms-scaler")
 
