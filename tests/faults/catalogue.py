@@ -56,14 +56,21 @@ def hang(run: Run) -> None:
 
 
 def load_again(run: Run) -> None:
-    run.rig.close_gates(*run.victims)
+    rig = run.rig
+    before = rig.read_pids()
+
+    def are_new() -> bool:
+        now = rig.read_pids()
+        return all(
+            now[one.name] not in (0, before[one.name]) and rig.is_listening(one) for one in run.victims
+        )
+
+    rig.close_gates(*run.victims)
     run.kill(*run.victims)
-    run.rig.host.wait_for(
-        lambda: all(map(run.rig.is_listening, run.victims)), 60, "the engines to load again"
-    )
+    rig.host.wait_for(are_new, 60, "the engines to load again")
     run.listening_at = time.monotonic()
     run.pause(run.options.loading_sec)
-    run.rig.open_gates()
+    rig.open_gates()
 
 
 def load_again_without_agent(run: Run) -> None:
