@@ -3,19 +3,21 @@
 
 Invariants that every plan keeps, whatever it starts from and wherever it is interrupted: an instance's files
 are written only while it does not run; it is stopped only when it gets no requests; it is routed only when
-it is ready; and an instance starts only on cores that no other one runs on.
+it is ready; and an instance starts only on cores that no other one runs on. One that is drained is neither
+routed nor started. While the agent is paused, a plan has no action.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from ovms_scaler.core.actions import Action, InstallProxy, Remove, Start, StartTarget, Stop, Write
+from ovms_scaler.core.actions import Action, InstallProxy, Start, StartTarget, Write
 from ovms_scaler.core.cpulist import format_cpu_list
+from ovms_scaler.core.draining import DRAINED, drain, drained_verdict, plan_drained, plan_unwanted
 from ovms_scaler.core.facts import Facts, InstanceFacts
 from ovms_scaler.core.lifecycle import State, Verdict, is_outdated, judge
 from ovms_scaler.core.recovery import Step, find_hang, plan_recovery, plan_waiting
-from ovms_scaler.core.rotation import Rotation, core_user, rotate, routed_now
+from ovms_scaler.core.rotation import Rotation, core_user, due_restart, rotate, routed_now
 from ovms_scaler.core.spec import GpuRules
 from ovms_scaler.core.target import Target, Wanted, render_proxy_files
 
@@ -33,7 +35,7 @@ class Plan:
     """``actions`` in order; ``verdicts`` on every instance, wanted or not; ``in_rotation`` as before.
 
     ``wake_in_sec`` is when to look again although nothing happens, None for no need. ``proxy_error`` is why
-    the proxy does not run with what it should.
+    the proxy does not run with what it should. ``deferred`` is what is not done as the agent is paused.
     """
 
     actions: tuple[Action, ...]
@@ -41,6 +43,7 @@ class Plan:
     in_rotation: frozenset[str]
     wake_in_sec: float | None = None
     proxy_error: str = ""
+    deferred: tuple[Action, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +60,13 @@ def plan(target: Target, facts: Facts, *, allow_outage: bool = False) -> Plan:
         name: judge(wanted, facts.instances.get(name, InstanceFacts()), failures=target.health.failures)
         for name, wanted in target.wanted.items()
     }
+    judged = dict(verdicts)
     out = {name for name, wanted in target.wanted.items() if _is_out(wanted, facts)}
     rotation = rotate(target, _complete(target, facts), verdicts, out=out, allow_outage=allow_outage)
     proxy = _plan_proxy(target, facts, rotation, routed)
     actions: list[Action] = [*proxy.actions]
     wakes = [proxy.wake_in_sec]
-    verdicts |= _explain(rotation)
+    verdicts |= _explain(rotation, target, facts)
     if _stopped_by_administrator(facts):
         verdicts |= {name: _all_stopped(verdict) for name, verdict in verdicts.items()}
     elif facts.target is not None:
@@ -73,6 +77,9 @@ def plan(target: Target, facts: Facts, *, allow_outage: bool = False) -> Plan:
                 step = _plan_out(wanted, facts, verdicts[name], target.gpu, routed=name in routed)
                 steps, verdict = list(step.actions), step.verdict
                 wakes.append(step.wake_in_sec)
+            elif name in facts.orders.drained:
+                own = facts.instances.get(name, InstanceFacts())
+                steps, verdict = plan_drained(wanted.instance, own, verdicts[name], routed=name in routed)
             else:
                 steps, verdict = _plan_instance(wanted, facts, verdicts[name], routed=name in routed)
             actions += steps
@@ -81,16 +88,34 @@ def plan(target: Target, facts: Facts, *, allow_outage: bool = False) -> Plan:
         for name in sorted(facts.instances.keys() - target.wanted.keys()):
             if name in rotation.held:
                 continue
-            steps, verdict = _plan_unwanted(name, facts.instances[name], routed=name in routed)
+            steps, verdict = plan_unwanted(name, facts.instances[name], routed=name in routed)
             actions += steps
             verdicts[name] = verdict
+    if facts.orders.is_paused:
+        verdicts |= _defer(actions, judged)
     return Plan(
-        actions=tuple(actions),
+        actions=() if facts.orders.is_paused else tuple(actions),
         verdicts=verdicts,
         in_rotation=frozenset(routed),
         wake_in_sec=_wake(wakes, verdicts),
         proxy_error=proxy.error,
+        deferred=tuple(actions) if facts.orders.is_paused else (),
     )
+
+
+def _defer(actions: Iterable[Action], judged: Mapping[str, Verdict]) -> dict[str, Verdict]:
+    """Verdicts on those that actions are about which are not taken: they stay in their state."""
+    told: dict[str, Verdict] = {}
+    for action in actions:
+        if isinstance(action, InstallProxy):
+            words = dict.fromkeys(action.added, "joins") | dict.fromkeys(action.removed, "leaves")
+        else:
+            name = getattr(action, "instance", "")
+            words = {name: action.describe()} if name else {}
+        for name in words.keys() & judged.keys():
+            reason = f"the agent is paused, so this is not done: {words[name]}"
+            told[name] = Verdict(state=judged[name].state, reason=reason, hint="ovms-scalerctl resume")
+    return told
 
 
 def _wake(wakes: Iterable[float | None], verdicts: Mapping[str, Verdict]) -> float | None:
@@ -109,6 +134,10 @@ def _plan_out(wanted: Wanted, facts: Facts, verdict: Verdict, rules: GpuRules, *
     instance = wanted.instance
     own = facts.instances.get(instance.id, InstanceFacts())
     hang = find_hang(instance, facts)
+    if instance.id in facts.orders.drained and own.unit is not None and not own.unit.is_running:
+        # Files that name a device which is away must go all the same; a card is left to who drained it.
+        actions = plan_waiting(instance, own, routed=routed).actions if instance.is_waiting else ()
+        return Step(actions=actions, verdict=drained_verdict(instance))
     if hang is None and instance.is_waiting:
         return plan_waiting(instance, own, routed=routed)
     if hang is None:
@@ -149,19 +178,36 @@ def _all_stopped(verdict: Verdict) -> Verdict:
     )
 
 
-def _explain(rotation: Rotation) -> dict[str, Verdict]:
+def _explain(rotation: Rotation, target: Target, facts: Facts) -> dict[str, Verdict]:
     leaving = {
-        name: Verdict(state=State.draining, reason="its configuration changed") for name in rotation.leaving
+        name: Verdict(state=State.draining, reason=_why_it_leaves(name, target, facts))
+        for name in rotation.leaving
     }
     held = {
         name: Verdict(
             state=State.ready,
             reason=reason,
-            hint="ovms-scalerctl reload --allow-outage" if "outage" in reason else "",
+            hint=_outage_hint(name, target, facts) if "outage" in reason else "",
         )
         for name, reason in rotation.held.items()
     }
     return {**leaving, **held}
+
+
+def _why_it_leaves(name: str, target: Target, facts: Facts) -> str:
+    if name in facts.orders.drained:
+        return DRAINED
+    is_restart = due_restart(target.wanted[name], facts.instances[name], facts.orders) is not None
+    return "it is restarted" if is_restart else "its configuration changed"
+
+
+def _outage_hint(name: str, target: Target, facts: Facts) -> str:
+    if name in facts.orders.drained:
+        return f"ovms-scalerctl drain {name} --allow-outage"
+    wanted = target.wanted.get(name)
+    if wanted is not None and due_restart(wanted, facts.instances[name], facts.orders) is not None:
+        return f"ovms-scalerctl restart {name} --allow-outage"
+    return "ovms-scalerctl reload --allow-outage"
 
 
 def _plan_instance(
@@ -171,15 +217,17 @@ def _plan_instance(
     own = facts.instances.get(name, InstanceFacts())
     unit = own.unit
     outdated = is_outdated(wanted, own)
+    restart = due_restart(wanted, own, facts.orders)
     if unit is None:
         return [], verdict
     if own.job:
         starting = Verdict(state=State.starting, reason="its unit is starting")
         return [], verdict if unit.is_running else starting
     if unit.is_running:
-        if not outdated or routed or unit.active_state == "deactivating":
+        if (restart is None and not outdated) or routed or unit.active_state == "deactivating":
             return [], verdict
-        return _drain(name, own, "its configuration changed")
+        why = "it is restarted" if restart is not None else "its configuration changed"
+        return drain(name, own, why)
     if unit.load_state not in ("loaded", "not-found"):
         return [], verdict
     steps: list[Action] = [Write(instance=name, files=wanted.files)] if outdated else []
@@ -197,28 +245,6 @@ def _plan_instance(
         return steps, Verdict(state=State.absent, reason=reason)
     steps.append(Start(instance=name))
     return steps, Verdict(state=State.starting, reason="its unit is starting")
-
-
-def _plan_unwanted(name: str, own: InstanceFacts, *, routed: bool) -> tuple[list[Action], Verdict]:
-    reason = "no longer in the configuration"
-    if own.unit is not None and own.unit.is_running:
-        if own.job:
-            return [], Verdict(state=State.stopping, reason=reason)
-        if routed:
-            return [], Verdict(state=State.draining, reason=reason)
-        if own.unit.active_state == "deactivating":
-            return [], Verdict(state=State.stopping, reason=reason)
-        return _drain(name, own, reason)
-    return [Remove(instance=name)] if own.files else [], Verdict(state=State.absent, reason=reason)
-
-
-def _drain(name: str, own: InstanceFacts, reason: str) -> tuple[list[Action], Verdict]:
-    """One out of rotation that is to stop: when the last request has been answered."""
-    if own.connections is None:
-        return [], Verdict(state=State.draining, reason=f"{reason}; cannot read its connections")
-    if own.connections > 0:
-        return [], Verdict(state=State.draining, reason=f"{reason}; {own.connections} connections left")
-    return [Stop(instance=name)], Verdict(state=State.stopping, reason=reason)
 
 
 def _plan_proxy(

@@ -31,6 +31,7 @@ class Wanted:
     expected: tuple[str, ...]
     warm: tuple[str, ...]
     max_conns: int
+    max_unavailable: int = 1
     argv: tuple[str, ...] = ()
 
 
@@ -172,5 +173,6 @@ def _want(instance: Instance, pool: Pool, spec: Spec, model: ModelFacts, upstrea
         expected=expected,
         warm=expected if model.generates else (),
         max_conns=engine.room(pool),
+        max_unavailable=pool.max_unavailable,
         argv=command.argv,
     )
