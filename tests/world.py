@@ -113,6 +113,8 @@ class World:
         )
         self.since_reload_sec = float("inf")
         self.orders = Orders()
+        self.repairs: dict[str, tuple[float, ...]] = {}
+        self.now_sec = 0.0
         self.log: list[str] = []
         self._starts = 0
 
@@ -125,6 +127,7 @@ class World:
             proxy=self.proxy,
             since_reload_sec=self.since_reload_sec,
             orders=self.orders,
+            now_sec=self.now_sec,
         )
 
     def _instance(self, name: str, wanted: Wanted | None) -> InstanceFacts:
@@ -154,6 +157,7 @@ class World:
             files=self.files.get(name, {}),
             started=name in self.started,
             connections=self.connections.get(name, 0),
+            repairs=self.repairs.get(name, ()),
         )
 
     def apply(self, action: actions.Action, wanted: Target) -> None:
@@ -178,6 +182,13 @@ class World:
                 self._require(not self.connections.get(action.instance), f"{action.describe()} while in use")
                 self.started.discard(action.instance)
                 self.end(action.instance, state="inactive")
+            case actions.Kill():
+                health, cpus = self.health[action.instance], self.cpus[action.instance]
+                well = health.probe is Probe.available and not health.fault
+                self._require(not well, f"{action.describe()} though it serves")
+                self.repairs[action.instance] = (*self.repairs.get(action.instance, ()), self.now_sec)
+                self.end(action.instance, state="activating")
+                self.run(action.instance, cpus)
             case actions.InstallProxy():
                 self._install(action, wanted)
 
@@ -273,6 +284,7 @@ class World:
                 if planned.wake_in_sec is None:
                     return number
                 self.since_reload_sec = float("inf")
+                self.now_sec += planned.wake_in_sec
         raise BrokenInvariantError(f"never settles; last: {self.log[-10:]}")
 
     def routed(self, wanted: Target) -> set[str]:

@@ -52,7 +52,7 @@ async def test_a_crash_leads_out_of_rotation_and_back(host: DaemonHost) -> None:
     async with running(host) as run:
         await run.until(lambda: run.routed)
         host.engine().body = None
-        host.units.kill(UNIT)
+        host.units.die(UNIT)
         starting = await run.until_state("starting")
         assert "signal 9" in str(starting["reason"])
         await run.until(lambda: not run.routed)

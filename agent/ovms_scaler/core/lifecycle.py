@@ -159,7 +159,7 @@ def _serving(instance: Instance, health: Health, failures: int, override: str | 
 
 
 def _failed(instance: Instance, unit: UnitFacts) -> Verdict:
-    again = f"systemctl reset-failed {instance.unit} && systemctl start {instance.unit}"
+    again = f"ovms-scalerctl reset {instance.id}"
     if _is_crash_loop(unit):
         return Verdict(
             state=State.quarantined,

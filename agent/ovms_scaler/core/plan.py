@@ -7,7 +7,7 @@ it is ready; and an instance starts only on cores that no other one runs on. One
 routed nor started. While the agent is paused, a plan has no action.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
@@ -17,8 +17,10 @@ from ovms_scaler.core.draining import DRAINED, drain, drained_verdict, plan_drai
 from ovms_scaler.core.facts import Facts, InstanceFacts
 from ovms_scaler.core.lifecycle import State, Verdict, is_outdated, judge
 from ovms_scaler.core.recovery import Step, find_hang, plan_recovery, plan_waiting
+from ovms_scaler.core.repair import plan_repair
 from ovms_scaler.core.rotation import Rotation, core_user, due_restart, rotate, routed_now
 from ovms_scaler.core.spec import GpuRules
+from ovms_scaler.core.spec_health import HealthRules
 from ovms_scaler.core.target import Target, Wanted, render_proxy_files
 
 # Instances that become ready within this time of a reload join together: each reload forgets all counters.
@@ -64,6 +66,7 @@ def plan(target: Target, facts: Facts, *, allow_outage: bool = False) -> Plan:
     out = {name for name, wanted in target.wanted.items() if _is_out(wanted, facts)}
     rotation = rotate(target, _complete(target, facts), verdicts, out=out, allow_outage=allow_outage)
     proxy = _plan_proxy(target, facts, rotation, routed)
+    stays = {member.instance for members in rotation.members.values() for member in members}
     actions: list[Action] = [*proxy.actions]
     wakes = [proxy.wake_in_sec]
     verdicts |= _explain(rotation, target, facts)
@@ -80,6 +83,9 @@ def plan(target: Target, facts: Facts, *, allow_outage: bool = False) -> Plan:
             elif name in facts.orders.drained:
                 own = facts.instances.get(name, InstanceFacts())
                 steps, verdict = plan_drained(wanted.instance, own, verdicts[name], routed=name in routed)
+            elif (repair := _plan_repair(wanted, facts, judged[name], target.health, stays)) is not None:
+                steps, verdict = list(repair.actions), repair.verdict
+                wakes.append(repair.wake_in_sec)
             else:
                 steps, verdict = _plan_instance(wanted, facts, verdicts[name], routed=name in routed)
             actions += steps
@@ -146,6 +152,22 @@ def _plan_out(wanted: Wanted, facts: Facts, verdict: Verdict, rules: GpuRules, *
     if _is_stopped_by_hand(wanted, own):
         return Step(verdict=verdict)  # whoever did it may be at work on the card
     return plan_recovery(instance, *hang, own, rules, now_sec=facts.now_sec, routed=routed)
+
+
+def _plan_repair(
+    wanted: Wanted, facts: Facts, verdict: Verdict, rules: HealthRules, stays: Collection[str]
+) -> Step | None:
+    name = wanted.instance.id
+    own = facts.instances.get(name, InstanceFacts())
+    return plan_repair(
+        wanted.instance,
+        own,
+        verdict,
+        rules,
+        now_sec=facts.now_sec,
+        routed=name in routed_now(facts),
+        stays=name in stays,
+    )
 
 
 def _is_stopped_by_hand(wanted: Wanted, own: InstanceFacts) -> bool:

@@ -111,12 +111,12 @@ class Record:
         if not self.is_suspect(port, now_sec=now_sec):
             return False
         engine = self._engines[port]
-        others = [self._engines[other] for other in others if other != port and other in self._engines]
+        peers = [self._engines[other] for other in others if other != port and other in self._engines]
         witnesses = {
             client
             for client in engine.clients
-            if any(other.good.get(client, -1.0) >= engine.began_sec for other in others)
-            and not any(client in other.clients for other in others)
+            if any(other.good.get(client, -1.0) >= engine.began_sec for other in peers)
+            and not any(client in other.clients for other in peers)
         }
         return len(witnesses) >= WITNESSES
 

@@ -11,7 +11,8 @@ from ovms_scaler.core.graph import graph_device_conflict
 from ovms_scaler.core.instance import Instance
 from ovms_scaler.core.model import ModelFacts, ModelKind
 from ovms_scaler.core.placement import Layout, normalise_weights, place
-from ovms_scaler.core.spec import GpuRules, HealthRules, Pool, Spec
+from ovms_scaler.core.spec import GpuRules, Pool, Spec
+from ovms_scaler.core.spec_health import HealthRules
 from ovms_scaler.core.topology import Topology
 from ovms_scaler.core.unit import drop_in_path, render_drop_in
 from ovms_scaler.errors import ConfigError, InputError

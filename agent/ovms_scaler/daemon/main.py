@@ -5,6 +5,7 @@ import argparse
 import asyncio
 import contextlib
 import fcntl
+import grp
 import os
 import pwd
 import signal
@@ -27,6 +28,8 @@ from ovms_scaler.daemon.health import HealthWatch
 from ovms_scaler.daemon.observe import Memory, Observer
 from ovms_scaler.daemon.wedges import Wedges
 from ovms_scaler.errors import HostError, ScalerError
+from ovms_scaler.host.access_log import AccessLog
+from ovms_scaler.host.cgroups import read_cpu_sec
 from ovms_scaler.host.devices import DeviceMonitor
 from ovms_scaler.host.nginx import Nginx
 from ovms_scaler.host.notify import Notifier
@@ -38,6 +41,7 @@ from ovms_scaler.host.systemd import Systemd
 logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 LOCK = Path("/run/ovms-scaler/lock")
+ACCESS_SOCKET = Path("/run/ovms-scaler/access.sock")
 PROXY_USER = "ovms-scaler-proxy"
 
 
@@ -70,7 +74,9 @@ async def _run(config_file: Path) -> None:
     memory, store, notifier = Memory(), Store(), Notifier()
     async with await Systemd.open() as units:
         health = HealthWatch(
-            lambda port, timeout_sec: Engine(port, timeout_sec=timeout_sec), lambda: agent.wake()
+            lambda port, timeout_sec: Engine(port, timeout_sec=timeout_sec),
+            lambda: agent.wake(),
+            read_cpu_sec=read_cpu_sec,
         )
         proxy = Nginx(Path(PROXY_DIRECTORY), units)
         wedges = Wedges(store)
@@ -102,6 +108,7 @@ async def _run(config_file: Path) -> None:
         )
         units.subscribe(agent.wake)
         devices = _watch_devices(agent)
+        record = _open_record(health)
         control = Control(agent)
         agent.load()
         await control.open()
@@ -111,6 +118,7 @@ async def _run(config_file: Path) -> None:
         finally:
             notifier.stopping()
             devices.close()
+            record.close()
             await control.close()
             await applier.close()
             await health.close()
@@ -130,6 +138,17 @@ def _watch_devices(agent: Agent) -> contextlib.ExitStack:
         return stack
     stack.callback(monitor.close)
     stack.callback(watch.close)
+    return stack
+
+
+def _open_record(health: HealthWatch) -> contextlib.ExitStack:
+    """Take in what the proxy says of requests until the stack is closed."""
+    stack = contextlib.ExitStack()
+    try:
+        group = _gid(PROXY_USER)
+        stack.callback(AccessLog(ACCESS_SOCKET, health.note_datagram, group=group).close)
+    except HostError as error:
+        logger.warning("no word of requests, failures show in probes only", error=error.message)
     return stack
 
 
@@ -163,6 +182,14 @@ def _uid(user: str) -> int | None:
     """None where the package's user is missing: then every local client counts."""
     try:
         return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        return None
+
+
+def _gid(group: str) -> int | None:
+    """None where the package's group is missing: then nobody but root may write."""
+    try:
+        return grp.getgrnam(group).gr_gid
     except KeyError:
         return None
 
