@@ -152,10 +152,13 @@ def render_access_format() -> list[str]:
 
 
 def render_access_log(socket: str) -> list[str]:
-    """One server's record, written while the agent is there: each failure to write would be a line of log."""
+    """One server's record, written while the agent is there: each failure to write is a line of log.
+
+    ``-e`` is about plain files and directories only (ngx_http_script_file_code), so the socket has an x bit.
+    """
     return [
         'set $ovms_recorded "";',
-        *block(f"if (-e {check_path(socket)})", "set $ovms_recorded $ovms_infers;"),
+        *block(f"if (-x {check_path(socket)})", "set $ovms_recorded $ovms_infers;"),
         f"access_log syslog:server=unix:{socket},nohostname ovms if=$ovms_recorded;",
     ]
 

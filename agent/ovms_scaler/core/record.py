@@ -2,8 +2,9 @@
 """What the proxy says of finished requests, and which engines it shows to answer nothing but errors.
 
 A run of errors proves nothing by itself: one client may send bad requests only. So a run makes an engine
-*suspect*, which has it asked for a token of the agent's own: a request that is known to be good. Where nothing
-can be generated, the clients must do: those that fail here and are answered well elsewhere are witnesses.
+*suspect*, which has it asked for a token of the agent's own: a request that is known to be good. Where
+nothing can be generated, the clients must do: those that fail here and are answered well elsewhere are
+witnesses.
 """
 
 import json
@@ -16,9 +17,7 @@ from dataclasses import dataclass, field
 RUN = 5
 WINDOW_SEC = 10.0
 WITNESSES = 2
-MAX_BYTES = (
-    8192  # of a datagram: nginx's own limit is 4096 for a line of syslog (NGX_SYSLOG_MAX_STR is 2048)
-)
+MAX_BYTES = 8192  # of a datagram
 _CLIENTS = 256  # remembered for each engine
 _TRY = re.compile(r"127\.0\.0\.1:([0-9]{1,5})")
 _STATUS = re.compile(r"[0-9]{3}")

@@ -20,6 +20,7 @@ class AccessLog:
     def __init__(self, path: Path, take: Callable[[bytes], None], *, group: int | None) -> None:
         """Bind; members of ``group`` may write, and nobody else but the owner. Raises HostError.
 
+        The owner's x bit is for nginx's test whether a reader is there, which takes no note of sockets else.
         The group is set without CAP_CHOWN: the owner may give a file to a group of its own (chown(2)).
         """
         self._path = path
@@ -28,10 +29,10 @@ class AccessLog:
         try:
             path.unlink(missing_ok=True)
             self._socket.bind(str(path))
-            path.chmod(0o600)
+            path.chmod(0o700)
             if group is not None:
                 os.chown(path, -1, group)
-                path.chmod(0o620)
+                path.chmod(0o720)
         except OSError as error:
             self._socket.close()
             raise HostError(
