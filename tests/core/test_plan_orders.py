@@ -127,6 +127,23 @@ def test_drained_that_failed_is_drained() -> None:
     assert host.step(wanted).verdicts[FIRST].state is State.drained
 
 
+def test_drained_that_hangs_is_killed_as_its_answers_would_never_end() -> None:
+    host, wanted = started()
+    host.connections[FIRST] = 2
+    host.drain(FIRST)
+    host.step(wanted)
+    stuck = replace(
+        host.health[FIRST], fault="it got no further", works=False, faulty_since_sec=host.now_sec
+    )
+    host.health[FIRST] = stuck
+    host.step(wanted)
+    assert host.log[-1] == "kill ovms@chat-numa0.service"
+    host.connections.clear()
+    host.settle(wanted)
+    assert host.step(wanted).verdicts[FIRST].state is State.drained
+    assert host.routed(wanted) == {SECOND}
+
+
 def test_restart_rolls_through_the_instances() -> None:
     host, wanted = started(nodes=3)
     before = invocations(host)

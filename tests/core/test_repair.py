@@ -136,7 +136,7 @@ def test_repairs_back_off_and_end_in_quarantine(host: World) -> None:
     assert given_up.actions == ()
     verdict = given_up.verdicts[ONE]
     assert (verdict.state, verdict.reason[:27]) == (State.quarantined, "it was repaired 3 times: it")
-    assert f"systemctl restart ovms@{ONE}.service" in verdict.hint
+    assert f"ovms-scalerctl reset {ONE}" in verdict.hint
     assert host.routed(TARGET) == {TWO}
     host.now_sec += TARGET.health.repair_window_sec
     host.step(TARGET)

@@ -13,9 +13,10 @@ from pathlib import PurePosixPath
 
 from ovms_scaler.core.actions import Action, InstallProxy, Start, StartTarget, Write
 from ovms_scaler.core.cpulist import format_cpu_list
-from ovms_scaler.core.draining import DRAINED, drain, drained_verdict, plan_drained, plan_unwanted
+from ovms_scaler.core.draining import drain, drained_verdict, plan_drained, plan_unwanted
 from ovms_scaler.core.facts import Facts, InstanceFacts
 from ovms_scaler.core.lifecycle import State, Verdict, is_outdated, judge
+from ovms_scaler.core.reasons import defer, explain
 from ovms_scaler.core.recovery import Step, find_hang, plan_recovery, plan_waiting
 from ovms_scaler.core.repair import plan_repair
 from ovms_scaler.core.rotation import Rotation, core_user, due_restart, rotate, routed_now
@@ -69,7 +70,7 @@ def plan(target: Target, facts: Facts, *, allow_outage: bool = False) -> Plan:
     stays = {member.instance for members in rotation.members.values() for member in members}
     actions: list[Action] = [*proxy.actions]
     wakes = [proxy.wake_in_sec]
-    verdicts |= _explain(rotation, target, facts)
+    verdicts |= explain(rotation, target, facts)
     if _stopped_by_administrator(facts):
         verdicts |= {name: _all_stopped(verdict) for name, verdict in verdicts.items()}
     elif facts.target is not None:
@@ -78,18 +79,12 @@ def plan(target: Target, facts: Facts, *, allow_outage: bool = False) -> Plan:
         for name, wanted in target.wanted.items():
             if name in out:
                 step = _plan_out(wanted, facts, verdicts[name], target.gpu, routed=name in routed)
-                steps, verdict = list(step.actions), step.verdict
-                wakes.append(step.wake_in_sec)
-            elif name in facts.orders.drained:
-                own = facts.instances.get(name, InstanceFacts())
-                steps, verdict = plan_drained(wanted.instance, own, verdicts[name], routed=name in routed)
-            elif (repair := _plan_repair(wanted, facts, judged[name], target.health, stays)) is not None:
-                steps, verdict = list(repair.actions), repair.verdict
-                wakes.append(repair.wake_in_sec)
             else:
-                steps, verdict = _plan_instance(wanted, facts, verdicts[name], routed=name in routed)
-            actions += steps
-            verdicts[name] = verdict
+                repair = _plan_repair(wanted, facts, judged[name], target.health, stays)
+                step = _plan_able(wanted, facts, verdicts[name], repair, routed=name in routed)
+            actions += step.actions
+            verdicts[name] = step.verdict
+            wakes.append(step.wake_in_sec)
     if facts.target is not None:
         for name in sorted(facts.instances.keys() - target.wanted.keys()):
             if name in rotation.held:
@@ -98,7 +93,7 @@ def plan(target: Target, facts: Facts, *, allow_outage: bool = False) -> Plan:
             actions += steps
             verdicts[name] = verdict
     if facts.orders.is_paused:
-        verdicts |= _defer(actions, judged)
+        verdicts |= defer(actions, judged)
     return Plan(
         actions=() if facts.orders.is_paused else tuple(actions),
         verdicts=verdicts,
@@ -107,21 +102,6 @@ def plan(target: Target, facts: Facts, *, allow_outage: bool = False) -> Plan:
         proxy_error=proxy.error,
         deferred=tuple(actions) if facts.orders.is_paused else (),
     )
-
-
-def _defer(actions: Iterable[Action], judged: Mapping[str, Verdict]) -> dict[str, Verdict]:
-    """Verdicts on those that actions are about which are not taken: they stay in their state."""
-    told: dict[str, Verdict] = {}
-    for action in actions:
-        if isinstance(action, InstallProxy):
-            words = dict.fromkeys(action.added, "joins") | dict.fromkeys(action.removed, "leaves")
-        else:
-            name = getattr(action, "instance", "")
-            words = {name: action.describe()} if name else {}
-        for name in words.keys() & judged.keys():
-            reason = f"the agent is paused, so this is not done: {words[name]}"
-            told[name] = Verdict(state=judged[name].state, reason=reason, hint="ovms-scalerctl resume")
-    return told
 
 
 def _wake(wakes: Iterable[float | None], verdicts: Mapping[str, Verdict]) -> float | None:
@@ -152,6 +132,19 @@ def _plan_out(wanted: Wanted, facts: Facts, verdict: Verdict, rules: GpuRules, *
     if _is_stopped_by_hand(wanted, own):
         return Step(verdict=verdict)  # whoever did it may be at work on the card
     return plan_recovery(instance, *hang, own, rules, now_sec=facts.now_sec, routed=routed)
+
+
+def _plan_able(wanted: Wanted, facts: Facts, verdict: Verdict, repair: Step | None, *, routed: bool) -> Step:
+    """The steps of one whose GPUs are all right; one that hangs would drain for ever."""
+    is_drained = wanted.instance.id in facts.orders.drained
+    if repair is not None and (repair.actions or not is_drained):
+        return repair
+    if is_drained:
+        own = facts.instances.get(wanted.instance.id, InstanceFacts())
+        steps, verdict = plan_drained(wanted.instance, own, verdict, routed=routed)
+    else:
+        steps, verdict = _plan_instance(wanted, facts, verdict, routed=routed)
+    return Step(actions=tuple(steps), verdict=verdict)
 
 
 def _plan_repair(
@@ -198,38 +191,6 @@ def _all_stopped(verdict: Verdict) -> Verdict:
         reason="ovms.target was stopped by the administrator",
         hint="systemctl start ovms.target",
     )
-
-
-def _explain(rotation: Rotation, target: Target, facts: Facts) -> dict[str, Verdict]:
-    leaving = {
-        name: Verdict(state=State.draining, reason=_why_it_leaves(name, target, facts))
-        for name in rotation.leaving
-    }
-    held = {
-        name: Verdict(
-            state=State.ready,
-            reason=reason,
-            hint=_outage_hint(name, target, facts) if "outage" in reason else "",
-        )
-        for name, reason in rotation.held.items()
-    }
-    return {**leaving, **held}
-
-
-def _why_it_leaves(name: str, target: Target, facts: Facts) -> str:
-    if name in facts.orders.drained:
-        return DRAINED
-    is_restart = due_restart(target.wanted[name], facts.instances[name], facts.orders) is not None
-    return "it is restarted" if is_restart else "its configuration changed"
-
-
-def _outage_hint(name: str, target: Target, facts: Facts) -> str:
-    if name in facts.orders.drained:
-        return f"ovms-scalerctl drain {name} --allow-outage"
-    wanted = target.wanted.get(name)
-    if wanted is not None and due_restart(wanted, facts.instances[name], facts.orders) is not None:
-        return f"ovms-scalerctl restart {name} --allow-outage"
-    return "ovms-scalerctl reload --allow-outage"
 
 
 def _plan_instance(

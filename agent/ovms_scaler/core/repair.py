@@ -59,7 +59,7 @@ def _given_up(instance: Instance, verdict: Verdict, repairs: int) -> Verdict:
     return Verdict(
         state=State.quarantined,
         reason=f"{why}: {verdict.reason}",
-        hint=f"journalctl -u {instance.unit}; then: systemctl restart {instance.unit}",
+        hint=f"journalctl -u {instance.unit}; then: ovms-scalerctl reset {instance.id}",
     )
 
 

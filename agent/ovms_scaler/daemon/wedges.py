@@ -74,7 +74,7 @@ class Wedges:
         )
 
     def start_over(self, addresses: Collection[str] | None = None) -> None:
-        """What hung before no longer counts, what was given up is tried again; on ``addresses`` or on all."""
+        """What hung before no longer counts, what was given up is tried again: ``addresses``, or all."""
         again = {
             address: start_over(one) if addresses is None or address in addresses else one
             for address, one in self._wedges.items()
