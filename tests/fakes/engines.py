@@ -3,7 +3,7 @@
 
 import asyncio
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ovms_scaler.core.config_status import parse_config_status
 from ovms_scaler.core.facts import Canary, Probe
@@ -91,7 +91,6 @@ class FakeConnection:
     async def try_token(self, model_name: str, *, timeout_sec: float) -> tuple[Canary, str]:
         if self.engine.body is None:
             return Canary.lost, f"POST /v3/completions on port {self.port} failed"
-        self.engine.counters = replace(self.engine.counters, graphs=self.engine.counters.graphs + 1)
         try:
             async with asyncio.timeout(timeout_sec):
                 answered, sentence = await self.warm(model_name)
