@@ -195,6 +195,21 @@ def test_restart_that_fails_halts_with_the_rest_serving(max_unavailable: int) ->
     assert len(host.orders.restarts) == 4 - max_unavailable
 
 
+def test_restart_goes_no_further_when_one_of_several_at_a_time_fails() -> None:
+    host, wanted = started(nodes=4, max_unavailable=2)
+    host.restart(*host.units)
+    for _ in range(30):
+        host.step(wanted)
+        for name in [name for name, health in host.health.items() if not health.warmed]:
+            if name == FIRST:
+                host.end(name, state="failed", result="exit-code")
+            else:
+                host.load(name)
+        host.since_reload_sec = float("inf")
+    assert host.routed(wanted) == wanted.wanted.keys() - {FIRST}
+    assert host.orders.restarts.keys() == {"chat-numa2", "chat-numa3"}
+
+
 def test_restart_of_the_only_one_waits_for_permission() -> None:
     host, wanted = started(nodes=1)
     before = invocations(host)
