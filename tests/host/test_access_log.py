@@ -32,10 +32,10 @@ class Front:
 
     @property
     def socket(self) -> Path:
-        return self.proxy.directory / "access.sock"
+        return self.proxy.directory / "access/log.sock"
 
     def open(self) -> AccessLog:
-        return AccessLog(self.socket, self.take, group=NOBODY if os.geteuid() == 0 else None)
+        return AccessLog(self.socket, self.take)
 
     def take(self, data: bytes) -> None:
         self.got.append(data)
@@ -67,6 +67,11 @@ async def front() -> AsyncIterator[Front]:
             (nginx.Front(listen=(f"127.0.0.1:{port}",), upstreams=(upstream("chat", both),)),),
             {"chat": tuple(member(engine) for engine in both)},
         )
+        directory = running.directory / "access"
+        directory.mkdir()
+        if os.geteuid() == 0:
+            os.chown(directory, 0, NOBODY)
+        directory.chmod(0o2750)
         await running.nginx.install(files)
         yield Front(proxy=running, port=port, engines=both)
 
@@ -142,24 +147,18 @@ async def test_a_reader_that_died_and_comes_back_is_told_again(front: Front) -> 
         log.close()
 
 
-async def test_only_the_owner_and_the_group_may_write(tmp_path: Path) -> None:
-    group = os.getgid()
-    log = AccessLog(tmp_path / "a.sock", lambda _: None, group=group)
+async def test_only_the_owner_and_the_group_of_the_directory_may_write(front: Front) -> None:
+    log = front.open()
     try:
-        seen = (tmp_path / "a.sock").stat()
-        assert (seen.st_mode & 0o777, seen.st_gid) == (0o720, group)
-    finally:
-        log.close()
-    log = AccessLog(tmp_path / "b.sock", lambda _: None, group=None)
-    try:
-        assert (tmp_path / "b.sock").stat().st_mode & 0o777 == 0o700
+        seen, directory = front.socket.stat(), front.socket.parent.stat()
+        assert (seen.st_mode & 0o777, seen.st_gid) == (0o720, directory.st_gid)
     finally:
         log.close()
 
 
 async def test_a_flood_leaves_the_loop_its_turns(tmp_path: Path) -> None:
     got: list[bytes] = []
-    log = AccessLog(tmp_path / "a.sock", got.append, group=None)
+    log = AccessLog(tmp_path / "a.sock", got.append)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as writer:
             writer.setblocking(False)
@@ -181,5 +180,5 @@ async def test_a_flood_leaves_the_loop_its_turns(tmp_path: Path) -> None:
 
 async def test_a_socket_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="cannot listen on .*/missing/a.sock: No such file") as caught:
-        AccessLog(tmp_path / "missing/a.sock", lambda _: None, group=None)
+        AccessLog(tmp_path / "missing/a.sock", lambda _: None)
     assert caught.value.hint

@@ -85,6 +85,6 @@ def test_one_that_hangs_while_nobody_asks_is_found_and_repaired(host: Host) -> N
 
 
 def test_the_record_is_for_the_proxy_only(host: Host) -> None:
-    shown = host.run("stat", "-c", "%U:%G %a", "/run/ovms-scaler/access.sock").stdout.strip()
+    shown = host.run("stat", "-c", "%U:%G %a", "/run/ovms-scaler/access/log.sock").stdout.strip()
     assert shown == "root:ovms-scaler-proxy 720"
     assert "connect() failed" not in host.journal(agent_host.PROXY)

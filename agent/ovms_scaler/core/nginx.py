@@ -35,6 +35,8 @@ __all__ = [
     "size_proxy",
 ]
 
+# Where the agent reads what the proxy tells of each request.
+ACCESS_SOCKET = "/run/ovms-scaler/access/log.sock"
 _CLIENTS = 10_000  # idle or turned-away clients that must fit beside the requests in work
 _CONNECTION_BYTES = 232 + 2 * 96  # ngx_connection_t and its two events on 64 bits, allocated at start
 _OPEN_FILES_MAX = 524_288  # LimitNOFILE= of the unit, which is systemd's default hard limit
@@ -85,7 +87,7 @@ class ProxySettings:
     client_max_body_bytes: int = 1 << 30
     directory: str = "/run/ovms-scaler-proxy"
     cache_directory: str = "/var/cache/ovms-scaler-proxy"
-    access_socket: str = "/run/ovms-scaler/access.sock"
+    access_socket: str = ACCESS_SOCKET
     ipv6: bool = True
     stream_module: str = "/usr/lib/nginx/modules/ngx_stream_module.so"
 

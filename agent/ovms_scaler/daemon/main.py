@@ -5,7 +5,6 @@ import argparse
 import asyncio
 import contextlib
 import fcntl
-import grp
 import os
 import pwd
 import signal
@@ -19,6 +18,7 @@ from ovms_scaler import __version__, log, offline
 from ovms_scaler.config import CONFIG_FILE, Config
 from ovms_scaler.core.books import Books
 from ovms_scaler.core.fronts import PROXY_DIRECTORY
+from ovms_scaler.core.nginx import ACCESS_SOCKET
 from ovms_scaler.core.target import Target
 from ovms_scaler.daemon.agent import Agent
 from ovms_scaler.daemon.apply import Applier
@@ -41,7 +41,6 @@ from ovms_scaler.host.systemd import Systemd
 logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 LOCK = Path("/run/ovms-scaler/lock")
-ACCESS_SOCKET = Path("/run/ovms-scaler/access.sock")
 PROXY_USER = "ovms-scaler-proxy"
 
 
@@ -145,8 +144,7 @@ def _open_record(health: HealthWatch) -> contextlib.ExitStack:
     """Take in what the proxy says of requests until the stack is closed."""
     stack = contextlib.ExitStack()
     try:
-        group = _gid(PROXY_USER)
-        stack.callback(AccessLog(ACCESS_SOCKET, health.note_datagram, group=group).close)
+        stack.callback(AccessLog(Path(ACCESS_SOCKET), health.note_datagram).close)
     except HostError as error:
         logger.warning("no word of requests, failures show in probes only", error=error.message)
     return stack
@@ -182,14 +180,6 @@ def _uid(user: str) -> int | None:
     """None where the package's user is missing: then every local client counts."""
     try:
         return pwd.getpwnam(user).pw_uid
-    except KeyError:
-        return None
-
-
-def _gid(group: str) -> int | None:
-    """None where the package's group is missing: then nobody but root may write."""
-    try:
-        return grp.getgrnam(group).gr_gid
     except KeyError:
         return None
 

@@ -2,7 +2,6 @@
 """The socket to which the proxy writes a datagram for each request that has ended."""
 
 import asyncio
-import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +16,11 @@ _BYTES = 8192
 class AccessLog:
     """A bound datagram socket that is read as it fills up; what does not fit is lost, and nobody waits."""
 
-    def __init__(self, path: Path, take: Callable[[bytes], None], *, group: int | None) -> None:
-        """Bind; members of ``group`` may write, and nobody else but the owner. Raises HostError.
+    def __init__(self, path: Path, take: Callable[[bytes], None]) -> None:
+        """Bind; the owner and the group of the directory may write, as it is setgid (inode(7)).
 
         The owner's x bit is for nginx's test whether a reader is there, which takes no note of sockets else.
-        The group is set without CAP_CHOWN: the owner may give a file to a group of its own (chown(2)).
+        Raises HostError.
         """
         self._path = path
         self._take = take
@@ -29,14 +28,12 @@ class AccessLog:
         try:
             path.unlink(missing_ok=True)
             self._socket.bind(str(path))
-            path.chmod(0o700)
-            if group is not None:
-                os.chown(path, -1, group)
-                path.chmod(0o720)
+            path.chmod(0o720)
         except OSError as error:
             self._socket.close()
             raise HostError(
-                f"cannot listen on {path}: {error.strerror}", hint="systemctl restart ovms-scaler"
+                f"cannot listen on {path}: {error.strerror}",
+                hint="systemd-tmpfiles --create makes its directory",
             ) from error
         asyncio.get_running_loop().add_reader(self._socket, self._read)
 
