@@ -2,6 +2,7 @@
 """What is done about instances that run and do not infer."""
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -128,7 +129,7 @@ def test_repairs_back_off_and_end_in_quarantine(host: World) -> None:
         times.append(host.now_sec)
         host.load(ONE)
         host.settle(TARGET)
-    gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    gaps = [after - before for before, after in pairwise(times)]
     assert [gap >= BACK_OFF_SEC * 2**number for number, gap in enumerate(gaps)] == [True, True]
     fall_ill(host, ONE, **STUCK)
     host.step(TARGET)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Engines that run and do not infer: found out, taken out of rotation, killed, and back when they are well."""
+"""Engines that run and do not infer: found out, out of rotation, killed, and back when they are well."""
 
 from collections.abc import Iterator
 

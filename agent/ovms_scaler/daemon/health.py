@@ -129,7 +129,7 @@ class HealthWatch:
             self._record,
             connect=self._connect,
             read_cpu_sec=self._read_cpu_sec,
-            judged=lambda fault, works: self._judge(instance, fault, works=works),
+            judged=lambda fault, works=None: self._judge(instance, fault, works=works),
         )
 
     def _judge(self, instance: str, fault: str, *, works: bool | None) -> None:

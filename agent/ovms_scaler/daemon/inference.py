@@ -9,6 +9,7 @@ has requests in work is judged by its progress: a token of ours would wait behin
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from ovms_scaler.core.facts import Canary
 from ovms_scaler.core.progress import Progress, has_worked, look
@@ -23,11 +24,14 @@ COUNTERS_SEC = 5.0
 AGAIN_SEC = 5.0
 
 
-class Inference:
-    """One engine process; ``judged`` is told why it is not believed to infer, "" when it is again.
+class Judged(Protocol):
+    """Takes why an engine is not believed to infer, "" when it is again, and whether it computes."""
 
-    The second argument is whether it works on anything, None for not known.
-    """
+    def __call__(self, fault: str, *, works: bool | None = None) -> None: ...
+
+
+class Inference:
+    """One engine process; ``judged`` is told of each verdict, also if it is the same as before."""
 
     def __init__(
         self,
@@ -37,7 +41,7 @@ class Inference:
         *,
         connect: Callable[[int, float], EnginePort],
         read_cpu_sec: Callable[[str], float | None],
-        judged: Callable[[str, bool | None], None],
+        judged: Judged,
     ) -> None:
         self._wanted = wanted
         self._rules = rules
@@ -62,7 +66,7 @@ class Inference:
         if self._wanted.warm:
             self._ask(is_idle=False)
         elif self._record.is_convicted(self._wanted.instance.port, others, now_sec=time.monotonic()):
-            self._judged("it answers with nothing but errors to clients that others answer well", None)
+            self._judged("it answers with nothing but errors to clients that others answer well")
 
     async def look(self, engine: EnginePort) -> None:
         """Judge its progress, and ask for a token when it has been idle for long."""
@@ -77,7 +81,9 @@ class Inference:
         self._progress = progress = look(self._progress, counters, self._read_cpu(), at_sec=now)
         rules = self._rules
         if progress.stuck_since_sec is not None and now - progress.stuck_since_sec >= rules.stall_sec:
-            self._judged(f"{counters.graphs} requests in work got no further for {rules.stall_sec} s", False)
+            self._judged(
+                f"{counters.graphs} requests in work got no further for {rules.stall_sec} s", works=False
+            )
         if progress.idle_since_sec is None or not rules.canary_interval_sec:
             return
         if now - max(progress.idle_since_sec, self._asked_sec) >= rules.canary_interval_sec:
@@ -110,16 +116,17 @@ class Inference:
             ]
             found = {result for result, _ in results}
             if Canary.answered in found:
-                self._judged("", None)
+                self._judged("")
             elif found == {Canary.refused}:
-                self._judged(f"it answers a good request with an error: {results[0][1]}", None)
+                self._judged(f"it answers a good request with an error: {results[0][1]}")
             elif is_idle and Canary.silent in found:
                 counters = await engine.read_counters()
                 worked = has_worked(before, self._read_cpu(), in_sec=rules.canary_timeout_sec)
                 # One that got other requests meanwhile may be busy with them.
                 if counters is not None and (counters.graphs <= len(results) or worked is False):
                     self._judged(
-                        f"it gave no token within {rules.canary_timeout_sec} s, though it was idle", worked
+                        f"it gave no token within {rules.canary_timeout_sec} s, though it was idle",
+                        works=worked,
                     )
         finally:
             await engine.close()
