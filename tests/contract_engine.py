@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import pytest
 from fakes.engines import FakeEngine, status_of
 
-from ovms_scaler.core.facts import Probe
+from ovms_scaler.core.facts import Canary, Probe
+from ovms_scaler.core.progress import Counters
 from ovms_scaler.daemon.ports import EnginePort
 
 MODEL = "org/tiny"
@@ -85,3 +86,27 @@ class EngineContract:
         with pytest.raises(asyncio.CancelledError):
             await warming
         bench.engine.hold.set()
+
+    @pytest.mark.parametrize("answered", [True, False], ids=["a token", "a refusal"])
+    async def test_try_token(self, bench: EngineBench, *, answered: bool) -> None:
+        bench.engine.body, bench.engine.warms = status_of(MODEL), [answered]
+        result, sentence = await bench.client.try_token(MODEL, timeout_sec=LIMIT_SEC)
+        assert result is (Canary.answered if answered else Canary.refused)
+        assert sentence
+
+    async def test_try_token_gives_up_in_time(self, bench: EngineBench) -> None:
+        bench.engine.body, bench.engine.hold = status_of(MODEL), asyncio.Event()
+        async with asyncio.timeout(LIMIT_SEC):
+            result, _ = await bench.client.try_token(MODEL, timeout_sec=0.05)
+        assert result is Canary.silent
+        bench.engine.hold.set()
+
+    async def test_try_token_without_an_engine(self, bench: EngineBench) -> None:
+        bench.engine.body = None
+        assert (await bench.client.try_token(MODEL, timeout_sec=LIMIT_SEC))[0] is Canary.lost
+
+    async def test_counters(self, bench: EngineBench) -> None:
+        bench.engine.body, bench.engine.counters = status_of(MODEL), Counters(graphs=2, responses=7)
+        assert await bench.client.read_counters() == Counters(graphs=2, responses=7)
+        bench.engine.has_metrics = False
+        assert await bench.client.read_counters() is None

@@ -37,6 +37,7 @@ class Units(Protocol):
     async def try_restart(self, unit: str, *, wait: bool = True, deadline_sec: float = 100) -> str: ...
     async def reload(self, unit: str, *, wait: bool = True, deadline_sec: float = 100) -> str: ...
     async def reset_failed(self, unit: str) -> None: ...
+    async def kill(self, unit: str) -> None: ...
     async def daemon_reload(self) -> None: ...
 
 
@@ -166,6 +167,21 @@ class UnitsContract:
         after = await bench.wait_until(lambda facts: facts.active_state == "active")
         assert after.invocation_id != before.invocation_id
         assert after.restarts == 1
+
+    async def test_killed_by_order_it_comes_back(self, bench: Bench) -> None:
+        bench.place(UNIT)
+        await bench.units.start(UNIT)
+        before = await bench.read()
+        await bench.units.kill(UNIT)
+        dead = await bench.wait_until(lambda facts: facts.main_pid != before.main_pid)
+        assert (dead.result, dead.exec_main_code, dead.exec_main_status) == ("signal", 2, 9)
+        bench.restart_elapsed(UNIT)
+        after = await bench.wait_until(lambda facts: facts.active_state == "active")
+        assert after.invocation_id != before.invocation_id
+
+    async def test_what_does_not_run_cannot_be_killed(self, bench: Bench) -> None:
+        with pytest.raises(HostError, match=f"cannot kill {UNIT}: "):
+            await bench.units.kill(UNIT)
 
     async def test_masked_unit_says_so(self, bench: Bench) -> None:
         await bench.mask(UNIT)

@@ -41,15 +41,24 @@ Ctl = Callable[..., Result]
 
 @dataclass(kw_only=True)
 class FakeAgent:
-    """Answers on a Unix socket; ``answer`` is a status code and a body, or None to break off."""
+    """Answers on a Unix socket; ``answer`` is a status code and a body, or None to break off.
+
+    ``answers`` are those of single paths, which come first.
+    """
 
     socket: Path
     answer: tuple[int, bytes] | None = (200, b"{}")
+    answers: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
     asked: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
-    def say(self, document: object, *, status: int = 200) -> None:
-        self.answer = (status, json.dumps(document).encode())
+    def say(self, document: object, *, status: int = 200, path: str | None = None) -> None:
+        answer = (status, json.dumps(document).encode())
+        if path is None:
+            self.answer = answer
+        else:
+            self.answers[path] = answer
 
 
 def write_config(directory: Path, text: str) -> Path:

@@ -287,6 +287,7 @@ def render(
         client_max_body_bytes=client_max_body_bytes,
         directory=str(directory),
         cache_directory=str(directory / "cache"),
+        access_socket=str(directory / "access/log.sock"),
         ipv6=Path("/proc/net/if_inet6").exists(),
     )
     return nginx.render_proxy(settings, fronts, members)

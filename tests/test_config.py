@@ -107,7 +107,8 @@ CASES = [
         "[health]\nport = 1\n",
         "health.port",
         "is not a key of this table",
-        "known here: failures, interval_sec, timeout_sec",
+        "known here: canary_interval_sec, canary_timeout_sec, failures, interval_sec, repair_attempts, "
+        "repair_window_sec, stall_sec, timeout_sec",
         id="unknown key like no other",
     ),
     pytest.param(
@@ -171,7 +172,7 @@ CASES = [
         '[health]\ninterval_sec = "1s"\n',
         "health.interval_sec",
         "must be a number, not '1s'",
-        "for example 1.0",
+        "for example 0.5",
         id="unit in a number",
     ),
     pytest.param(

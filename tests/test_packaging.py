@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from ovms_scaler.core.spec import GpuRules, HealthRules, Pool, Proxy, Spec
+from ovms_scaler.core.spec import GpuRules, Pool, Proxy, Spec
 from ovms_scaler.core.spec_engine import Engine, Graph, Ovms
+from ovms_scaler.core.spec_health import HealthRules
 
 PACKAGING = Path(__file__).parents[1] / "packaging"
 CONFIG = (PACKAGING / "config.toml").read_text()

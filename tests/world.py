@@ -20,6 +20,8 @@ from ovms_scaler.core.facts import (
 )
 from ovms_scaler.core.instance import unit_name
 from ovms_scaler.core.model import ModelFacts, ModelKind
+from ovms_scaler.core.ordering import settle
+from ovms_scaler.core.orders import Drain, Orders, Restart
 from ovms_scaler.core.plan import Plan, plan
 from ovms_scaler.core.rotation import routed_now
 from ovms_scaler.core.route import add_generation
@@ -110,6 +112,9 @@ class World:
             )
         )
         self.since_reload_sec = float("inf")
+        self.orders = Orders()
+        self.repairs: dict[str, tuple[float, ...]] = {}
+        self.now_sec = 0.0
         self.log: list[str] = []
         self._starts = 0
 
@@ -121,6 +126,8 @@ class World:
             target_started=self.target_started,
             proxy=self.proxy,
             since_reload_sec=self.since_reload_sec,
+            orders=self.orders,
+            now_sec=self.now_sec,
         )
 
     def _instance(self, name: str, wanted: Wanted | None) -> InstanceFacts:
@@ -150,10 +157,12 @@ class World:
             files=self.files.get(name, {}),
             started=name in self.started,
             connections=self.connections.get(name, 0),
+            repairs=self.repairs.get(name, ()),
         )
 
     def apply(self, action: actions.Action, wanted: Target) -> None:
         """Carry out one action. Raises BrokenInvariantError when it must not have been planned."""
+        self._require(not self.orders.is_paused, f"{action.describe()} while the agent is paused")
         self.log.append(action.describe())
         match action:
             case actions.StartTarget():
@@ -173,10 +182,18 @@ class World:
                 self._require(not self.connections.get(action.instance), f"{action.describe()} while in use")
                 self.started.discard(action.instance)
                 self.end(action.instance, state="inactive")
+            case actions.Kill():
+                health, cpus = self.health[action.instance], self.cpus[action.instance]
+                well = health.probe is Probe.available and not health.fault
+                self._require(not well, f"{action.describe()} though it serves")
+                self.repairs[action.instance] = (*self.repairs.get(action.instance, ()), self.now_sec)
+                self.end(action.instance, state="activating")
+                self.run(action.instance, cpus)
             case actions.InstallProxy():
                 self._install(action, wanted)
 
     def _start(self, action: actions.Start, wanted: Target) -> None:
+        self._require(action.instance not in self.orders.drained, f"{action.describe()} although drained")
         instance = wanted.wanted[action.instance].instance
         self._require(action.instance in self.files, f"{action.describe()} without files")
         own = instance.cpus or ALL_CPUS
@@ -193,7 +210,25 @@ class World:
         )
         self.since_reload_sec = 0.0
         for name in routed_now(self.facts(wanted)).keys() - before.keys():
+            self._require(name not in self.orders.drained, f"{name} is routed although drained")
             self._require(self.health[name].warmed, f"{name} is routed before it was warmed")
+
+    def drain(self, *names: str, allow_outage: bool = False) -> None:
+        """Have them ordered to be out of use."""
+        drained = {name: Drain(since=17.5, allow_outage=allow_outage) for name in names}
+        self.orders = replace(self.orders, drained={**self.orders.drained, **drained})
+
+    def restart(self, *names: str, is_rolling: bool = True, allow_outage: bool = False) -> None:
+        """Have the processes that run now ordered to end."""
+        restarts = {
+            name: Restart(
+                invocation_id=self.units[name].invocation_id,
+                is_rolling=is_rolling,
+                allow_outage=allow_outage,
+            )
+            for name in names
+        }
+        self.orders = replace(self.orders, restarts={**self.orders.restarts, **restarts})
 
     def unroute(self, name: str) -> None:
         """What the unit itself does when it stops: its route goes, whether the agent lives or not."""
@@ -228,7 +263,9 @@ class World:
         self, wanted: Target, *, allow_outage: bool = False, interrupt_after: int | None = None
     ) -> Plan:
         """One pass, of which only the first actions are carried out when it is interrupted."""
-        planned = plan(wanted, self.facts(wanted), allow_outage=allow_outage)
+        facts = self.facts(wanted)
+        self.orders = settle(self.orders, facts)
+        planned = plan(wanted, replace(facts, orders=self.orders), allow_outage=allow_outage)
         # None depends on the success of an earlier one.
         stops = {action.instance for action in planned.actions if isinstance(action, actions.Stop)}
         self._require(not stops & self.routed(wanted), f"{stops} are stopped and routed")
@@ -247,6 +284,7 @@ class World:
                 if planned.wake_in_sec is None:
                     return number
                 self.since_reload_sec = float("inf")
+                self.now_sec += planned.wake_in_sec
         raise BrokenInvariantError(f"never settles; last: {self.log[-10:]}")
 
     def routed(self, wanted: Target) -> set[str]:

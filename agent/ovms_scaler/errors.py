@@ -3,7 +3,9 @@
 
 ScalerError              anything this project raises on purpose
 ├── InputError           somebody's text is wrong: it names the thing, the value and the rule
-│   └── ConfigError      the configuration, with every problem found in it
+│   ├── ConfigError      the configuration, with every problem found in it
+│   └── UnknownNameError no instance and no pool has that name
+├── RefusedError         an order that would do harm now
 └── HostError            something outside did not do what was asked
     ├── DeadlineError    it did not answer in time
     └── UnreachableError the agent cannot be asked
@@ -54,6 +56,14 @@ class ConfigError(InputError):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class UnknownNameError(InputError):
+    """An order names what is not there."""
+
+
+class RefusedError(ScalerError):
+    """An order that cannot be carried out as things are."""
 
 
 class HostError(ScalerError):

@@ -18,7 +18,7 @@ WHOLE = world.target({"placement": "whole"}).wanted["chat-whole"]
 PREFERRED = world.target({"memory": "preferred"}).wanted["chat-numa0"]
 BROKEN = replace(WANTED, instance=replace(WANTED.instance, problem="no such directory", hint="look there"))
 LOG = f"journalctl -u {UNIT}"
-AGAIN = f"{LOG}; then: systemctl reset-failed {UNIT} && systemctl start {UNIT}"
+AGAIN = f"{LOG}; then: ovms-scalerctl reset chat-numa0"
 
 
 def unit(active_state: str = "active", **facts: Any) -> UnitFacts:

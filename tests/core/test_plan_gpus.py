@@ -548,3 +548,33 @@ def test_unneeded_actions_are_none() -> None:
         host.look(planned=planned)
         assert host.step(host.wanted).actions == ()
     assert not {Stop, Remove} & {type(action) for action in host.step(host.wanted).actions}
+
+
+def test_drained_whose_card_leaves_has_no_files_and_stays_drained_when_it_is_back() -> None:
+    host = GpuWorld(NEAR)
+    host.settle()
+    host.drain(ON_A)
+    host.settle()
+    host.pull(A)
+    host.settle()
+    wanted = host.look()
+    assert host.step(wanted).verdicts[ON_A].state is State.drained
+    assert ON_A not in host.files
+    host.plug(A)
+    host.settle()
+    wanted = host.look()
+    assert host.step(wanted).verdicts[ON_A].state is State.drained
+    assert not unit_of(host, ON_A).is_running
+
+
+def test_drained_whose_card_hangs_is_stopped_and_its_card_left_alone() -> None:
+    host = GpuWorld(NEAR)
+    host.settle()
+    host.connections[ON_A] = 2
+    host.drain(ON_A)
+    host.step(host.look())
+    host.hang(A, "rebind")
+    host.settle()
+    planned = host.step(host.look())
+    assert planned.verdicts[ON_A].state is State.drained
+    assert not any(line.startswith("recover") for line in host.log)

@@ -33,6 +33,7 @@ def document(host: World | None = None, target: Target | None = None, **options:
         config_file="/etc/ovms-scaler/config.toml",
         config_error=options.get("config_error", ""),
         problems=("systemd is silent",),
+        observed_sec=4.5,
     )
     loaded: Document = json.loads(json.dumps(made))
     return loaded
@@ -134,7 +135,7 @@ def test_status_of_one_that_is_no_longer_wanted() -> None:
 
 def test_status_before_anything_is_known() -> None:
     status = status_document(
-        None, Facts(), None, {}, config_file="/c", config_error="not there", problems=()
+        None, Facts(), None, {}, config_file="/c", config_error="not there", problems=(), observed_sec=4.5
     )
     assert status == {
         "instances": [],
@@ -143,4 +144,7 @@ def test_status_before_anything_is_known() -> None:
         "config": {"file": "/c", "error": "not there"},
         "warnings": [],
         "problems": [],
+        "observed_sec": 4.5,
+        "orders": {"paused_since": None, "drained": {}, "restarts": []},
+        "deferred": [],
     }

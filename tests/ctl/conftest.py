@@ -76,10 +76,12 @@ def agent(tmp_path: Path) -> Iterator[FakeAgent]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             fake.requests.append(f"{self.command} {self.path}")
+            fake.bodies.append(self.rfile.read(int(self.headers.get("Content-Length", 0))))
             fake.asked.release()
-            if fake.answer is None:
+            answer = fake.answers.get(self.path, fake.answer)
+            if answer is None:
                 return
-            status, body = fake.answer
+            status, body = answer
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

@@ -231,6 +231,7 @@ def test_the_real_document_of_an_agent_without_a_configuration(ctl: Ctl, agent: 
             config_file="/etc/ovms-scaler/config.toml",
             config_error=error,
             problems=(),
+            observed_sec=0.0,
         )
     )
     shown = ctl("status", "--socket", agent.socket)

@@ -141,3 +141,16 @@ def test_watch_in_a_pipe_prints_a_table_for_each_change(agent: FakeAgent) -> Non
         assert table[2].startswith("chat-numa0  ready")
         agent.answer = None
         assert process.stderr.readline().startswith("cannot reach the agent: ")
+
+
+def test_waiting_for_an_order_draws_a_bar(agent: FakeAgent) -> None:
+    agent.say({"accepted": True, "instances": ["a", "b"], "ordered_sec": 1.0}, path="/v1/drain")
+    drained, busy = (instance(name, state=state) for name, state in (("a", "drained"), ("b", "draining")))
+    agent.say(status(drained, busy, observed_sec=2.0))
+    with screen("drain", "chat", "--wait", "--socket", agent.socket) as shown:
+        assert "drain: b draining" in shown.read_until("1/2")
+        agent.say(status(drained, busy | {"state": "drained"}, observed_sec=2.0))
+        shown.read_until("2/2")
+        rest = shown.read_rest()
+        assert shown.process.wait() == 0
+    assert rest.rstrip().endswith("\x1b[?25h")

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from daemon_host import CONFIG, SERVING, DaemonHost, running, write
 
+from ovms_scaler.core.record import RUN
 from ovms_scaler.errors import ConfigError, HostError
 
 UNIT = "ovms@chat-numa0.service"
@@ -52,7 +53,7 @@ async def test_a_crash_leads_out_of_rotation_and_back(host: DaemonHost) -> None:
     async with running(host) as run:
         await run.until(lambda: run.routed)
         host.engine().body = None
-        host.units.kill(UNIT)
+        host.units.die(UNIT)
         starting = await run.until_state("starting")
         assert "signal 9" in str(starting["reason"])
         await run.until(lambda: not run.routed)
@@ -88,6 +89,23 @@ async def test_an_instance_that_stops_answering_is_told_with_the_reason(host: Da
         run.agent.wake()
         await run.next_word()
         assert run.read()["since"] == since
+
+
+async def test_one_that_answers_with_errors_only_is_killed_and_comes_back(host: DaemonHost) -> None:
+    host.configure()
+    host.engine().body = SERVING
+    async with running(host) as run:
+        await run.until(lambda: run.routed)
+        host.engine().warms = [False]
+        document = {"client": "10.0.0.1", "upstream": "127.0.0.1:8003", "upstream_status": "400"}
+        for _ in range(RUN):
+            host.health.note_datagram(json.dumps(document).encode())
+        await run.until(lambda: ("kill", UNIT) in host.units.calls)
+        assert not run.routed
+        host.engine().warms = [True]
+        host.units.restart_elapsed(UNIT)
+        await run.until(lambda: run.routed)
+    assert host.units.calls.count(("kill", UNIT)) == 1
 
 
 async def test_no_configuration_is_said_and_nothing_is_done(host: DaemonHost) -> None:

@@ -9,7 +9,17 @@ import structlog
 from daemon_host import DaemonHost
 from fakes.units import FakeUnits
 
-from ovms_scaler.core.actions import Action, InstallProxy, Recover, Remove, Start, StartTarget, Stop, Write
+from ovms_scaler.core.actions import (
+    Action,
+    InstallProxy,
+    Kill,
+    Recover,
+    Remove,
+    Start,
+    StartTarget,
+    Stop,
+    Write,
+)
 from ovms_scaler.core.device_event import DeviceEvent
 from ovms_scaler.core.lifecycle import State
 from ovms_scaler.core.plan import RETRY_SEC, Plan, plan
@@ -269,3 +279,16 @@ async def test_forgetting_refusals_starts_over_with_cards(host: DaemonHost) -> N
     host.applier.forget_refusals()
     wedge = host.wedges.read()[CARD]
     assert (wedge.attempt, wedge.error) == (1, "")
+
+
+async def test_a_kill_is_counted_whether_it_worked_or_not(host: DaemonHost) -> None:
+    await host.applier.apply(of(StartTarget(), write_of(host), Start(instance="chat-numa0")))
+    await settle(host)
+    kill = Kill(instance="chat-numa0", reason="it errs")
+    assert await host.applier.apply(of(kill)) == ()
+    assert host.units.read_unit(UNIT).sub_state == "auto-restart"
+    assert await host.applier.apply(of(kill)) == (f"cannot kill {UNIT}: no main process to kill",)
+    facts = (await host.observe()).instances["chat-numa0"]
+    assert len(facts.repairs) == 2
+    host.applier.forget_refusals()
+    assert (await host.observe()).instances["chat-numa0"].repairs == ()

@@ -17,7 +17,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from daemon_host import CONFIG, DaemonHost, Running, running
+from daemon_host import CONFIG, SERVING, DaemonHost, Running, running
 
 from ovms_scaler.daemon.control import MAX_REQUEST_BYTES, Control
 from ovms_scaler.errors import HostError
@@ -143,6 +143,67 @@ async def test_wrong_requests_are_answered_in_json(
     assert words in message(answer)
 
 
+def waiting_for(served: Served, state: str) -> Any:
+    return served.run.until(lambda: served.run.read().get("state") == state)
+
+
+async def test_an_order_is_about_instances_and_has_a_time(served: Served) -> None:
+    await waiting_for(served, "loading")
+    status, answer = await ask(served, "POST", "/v1/drain", json={"name": "chat", "allow_outage": False})
+    assert (status, answer["accepted"], answer["instances"]) == (200, True, ["chat-numa0"])
+    await waiting_for(served, "drained")
+    document = (await ask(served, "GET", "/v1/status"))[1]
+    assert document["observed_sec"] >= answer["ordered_sec"]
+    assert document["orders"]["drained"].keys() == {"chat-numa0"}
+    assert (await ask(served, "POST", "/v1/undrain", json={"name": "chat-numa0"}))[0] == 200
+    await waiting_for(served, "loading")
+    assert (await ask(served, "POST", "/v1/reset", json={"name": "chat"}))[0] == 200
+    assert (await ask(served, "POST", "/v1/pause"))[1]["instances"] == []
+    assert served.run.agent.orders.current.is_paused
+    assert (await ask(served, "POST", "/v1/resume"))[0] == 200
+    assert not served.run.agent.orders.current.is_paused
+
+
+async def test_an_order_that_would_be_an_outage_is_refused_with_the_reason(served: Served) -> None:
+    served.host.engine().body = SERVING
+    await served.run.until(lambda: served.run.routed)
+    for target, body in (("drain", {"name": "chat"}), ("restart", {}), ("restart", {"rolling": True})):
+        status, answer = await ask(served, "POST", f"/v1/{target}", json=body)
+        assert status == 409
+        assert "accept the outage with --allow-outage" in message(answer)
+    before = served.host.units.read_unit("ovms@chat-numa0.service").invocation_id
+    assert (await ask(served, "POST", "/v1/restart", json={"allow_outage": True}))[0] == 200
+    await served.run.until(
+        lambda: (
+            served.run.routed
+            and served.host.units.read_unit("ovms@chat-numa0.service").invocation_id != before
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "body", "status", "words"),
+    [
+        ("drain", b'{"name": "chat-numa1"}', 404, "there is chat-numa0"),
+        ("undrain", b'{"name": "x"}', 404, "no instance and no pool named 'x'"),
+        ("drain", b"", 400, "name is missing"),
+        ("reset", b"{", 400, "the body is not JSON"),
+        ("reset", b"[]", 400, "must be a JSON object of name"),
+        ("reset", b'{"name": "chat", "rolling": true}', 400, "must be a JSON object of name"),
+        ("drain", b'{"name": 1}', 400, "name must be an instance or a pool, not 1"),
+        ("drain", b'{"name": "chat", "allow_outage": 1}', 400, "allow_outage must be true or false, not 1"),
+        ("drain", b"x" * (MAX_REQUEST_BYTES + 1), 413, "POST /v1/drain: "),
+        ("pause/now", b"", 404, "Not Found"),
+    ],
+)
+async def test_an_order_that_is_not_understood_is_refused(
+    served: Served, target: str, body: bytes, status: int, words: str
+) -> None:
+    found, answer = await ask(served, "POST", f"/v1/{target}", data=body)
+    assert found == status
+    assert words in message(answer)
+
+
 async def test_a_large_body_is_not_looked_at(served: Served) -> None:
     assert (await ask(served, "POST", "/v1/reload", data=b"x" * (4 * MAX_REQUEST_BYTES)))[0] == 200
     assert (await ask(served, "GET", "/v1/status"))[0] == 200
@@ -220,6 +281,7 @@ def ask_as(uid: int, path: Path, method: str, target: str) -> str:
     [
         pytest.param("GET", "/v1/status", "200", id="may look"),
         pytest.param("POST", "/v1/reload", "403", id="may not change"),
+        pytest.param("POST", "/v1/pause", "403", id="may not pause"),
         pytest.param("DELETE", "/v1/status", "403", id="nor try to"),
     ],
 )

@@ -62,6 +62,12 @@ class Server:
             if self.engine.hold is not None:
                 await self.engine.hold.wait()
             status, text = (200 if self.engine.warms[0] else 400), b"{}"
+        elif head.startswith("get /metrics"):
+            counters = self.engine.counters
+            status = 200 if self.engine.has_metrics else 400
+            text = b'ovms_current_graphs{name="a"} %d\novms_responses{name="a"} %d\n' % (
+                counters.graphs, counters.responses,
+            )  # fmt: skip
         writer.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%s" % (status, len(text), text))
         await writer.drain()
         return True

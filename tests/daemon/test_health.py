@@ -11,7 +11,7 @@ from fakes.engines import FakeEngine, FakeEngines, status_of
 
 from ovms_scaler.core.books import Books
 from ovms_scaler.core.facts import Health, Probe
-from ovms_scaler.core.spec import HealthRules
+from ovms_scaler.core.spec_health import HealthRules
 from ovms_scaler.core.target import resolve
 from ovms_scaler.daemon.health import HealthWatch
 

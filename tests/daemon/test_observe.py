@@ -75,7 +75,7 @@ async def test_what_systemd_understood_is_read_once_for_each_process(host: Daemo
     assert first is not None
     host.units.loaded[UNIT].text = "CPUAffinity=9\n"
     assert (await host.observe()).instances["chat-numa0"].exec == first
-    host.units.kill(UNIT)
+    host.units.die(UNIT)
     assert (await host.observe()).instances["chat-numa0"].exec is None
     host.units.restart_elapsed(UNIT)
     await asyncio.sleep(0)

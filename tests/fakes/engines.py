@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass, field
 
 from ovms_scaler.core.config_status import parse_config_status
-from ovms_scaler.core.facts import Probe
+from ovms_scaler.core.facts import Canary, Probe
+from ovms_scaler.core.progress import Counters
 
 LOADING = b"{}"
 
@@ -29,6 +30,8 @@ class FakeEngine:
     is_silent: bool = False
     warms: list[bool] = field(default_factory=lambda: [True])
     hold: asyncio.Event | None = None
+    has_metrics: bool = True
+    counters: Counters = field(default_factory=lambda: Counters(graphs=0, responses=0))
     probes: int = 0
     warmed: list[str] = field(default_factory=list)
     connections: int = 0
@@ -84,6 +87,19 @@ class FakeConnection:
         answers = self.engine.warms
         answered = answers.pop(0) if len(answers) > 1 else answers[0]
         return answered, "generated" if answered else "was answered with status 400"
+
+    async def try_token(self, model_name: str, *, timeout_sec: float) -> tuple[Canary, str]:
+        if self.engine.body is None:
+            return Canary.lost, f"POST /v3/completions on port {self.port} failed"
+        try:
+            async with asyncio.timeout(timeout_sec):
+                answered, sentence = await self.warm(model_name)
+        except TimeoutError:
+            return Canary.silent, f"no token within {timeout_sec:g} s"
+        return Canary.answered if answered else Canary.refused, sentence
+
+    async def read_counters(self) -> Counters | None:
+        return self.engine.counters if self.engine.has_metrics else None
 
     async def close(self) -> None:
         self.engine.connections -= 1

@@ -94,6 +94,13 @@ class FakeUnits:
         if unit in self.loaded and self.loaded[unit].facts.active_state == "failed":
             self._forget(unit)
 
+    async def kill(self, unit: str) -> None:
+        await self._answer(f"kill {unit}", 10)
+        self.calls.append(("kill", unit))
+        if not self.read_unit(unit).main_pid:
+            raise HostError(f"cannot kill {unit}: no main process to kill")
+        self.die(unit)
+
     async def daemon_reload(self) -> None:
         await self._answer("reload systemd's unit files", 60)
         self.calls.append(("daemon-reload", ""))
@@ -112,7 +119,7 @@ class FakeUnits:
         state = "masked" if unit in self.masked else "loaded" if self._has_file(unit) else "not-found"
         return UnitFacts(unit=unit, load_state=state, active_state="inactive", sub_state="dead")
 
-    def kill(self, unit: str, *, code: int = 2, status: int = 9) -> None:
+    def die(self, unit: str, *, code: int = 2, status: int = 9) -> None:
         """The main process dies: by signal ``status`` (code 2, CLD_KILLED), or with exit code 1.
 
         Restart=always: the unit waits for restart_elapsed().

@@ -9,6 +9,7 @@ import pytest
 import world
 
 from ovms_scaler.core.books import Books, Card
+from ovms_scaler.core.orders import Drain, Orders, Restart
 from ovms_scaler.core.unit import drop_in_path
 from ovms_scaler.errors import HostError
 from ovms_scaler.host.store import Store
@@ -199,3 +200,28 @@ def test_instance_named_after_a_pci_address_is_listed_and_removed(store: Store) 
     assert store.read_instance(name) == {path: "[Service]\n"}
     store.remove_instance(name)
     assert store.list_instances() == frozenset()
+
+
+def test_orders_come_back_and_are_on_disk_for_good(store: Store, tmp_path: Path) -> None:
+    assert store.read_orders() == Orders()
+    orders = Orders(
+        drained={"a": Drain(since=17.5, allow_outage=True)},
+        restarts={"b": Restart(invocation_id="c0ffee")},
+        paused_since=3.25,
+    )
+    store.write_orders(orders)
+    assert Store(tmp_path).read_orders() == orders
+    assert (tmp_path / "var/lib/ovms-scaler/orders.json").is_file()
+    store.write_orders(Orders())
+    assert Store(tmp_path).read_orders() == Orders()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000], ids=["empty", "cut", "a list", "deep"])
+def test_orders_that_cannot_be_trusted_are_refused(store: Store, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "var/lib/ovms-scaler/orders.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(HostError, match=f"cannot use the orders {path}: ") as caught:
+        store.read_orders()
+    assert caught.value.hint is not None
+    assert "order it again" in caught.value.hint

@@ -272,7 +272,7 @@ class TestFakeUnits(UnitsContract):
         fake.subscribe(changes.put_nowait)
 
         async def kill(unit: str) -> None:
-            fake.kill(unit)
+            fake.die(unit)
 
         async def mask(unit: str) -> None:
             fake.mask(unit)

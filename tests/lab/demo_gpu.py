@@ -93,7 +93,7 @@ def show_pull(vm: Vm) -> None:
         command(vm, "sh", "-c", "echo 1 >/sys/bus/pci/rescan")
         wait_until_all_serve(vm)
     command(vm, "ovms-scalerctl", "status")
-    say("What the clients saw. Until the pulled card's engine is stopped, a moment later, it answers with errors,")
+    say("What the clients saw. Until the engine of the pulled card is stopped, it answers with errors,")
     say("and answers that it had begun are cut; nothing else may be lost:")
     show_line(json.dumps(traffic.result))
     after = {entry["id"]: entry["pid"] for entry in status(vm)["instances"]}

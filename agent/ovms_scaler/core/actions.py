@@ -58,6 +58,20 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Kill:
+    """SIGKILL for an engine that hangs or only errs; Restart=always brings it back.
+
+    The connections are reset at once, so that the proxy asks another instance for what has no answer yet.
+    """
+
+    instance: str
+    reason: str
+
+    def describe(self) -> str:
+        return f"kill {unit_name(self.instance)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recover:
     """Bring a GPU that hangs back; with the method ``restart`` its instance may just start again."""
 
@@ -84,4 +98,4 @@ class InstallProxy:
         )
 
 
-Action = StartTarget | Write | Remove | Start | Stop | Recover | InstallProxy
+Action = StartTarget | Write | Remove | Start | Stop | Kill | Recover | InstallProxy

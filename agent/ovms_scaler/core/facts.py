@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from ovms_scaler.core.orders import Orders
 from ovms_scaler.core.wedge import Wedge
 
 
@@ -63,6 +64,15 @@ class ProcessFacts:
     memory_nodes_allowed: frozenset[int]
 
 
+class Canary(StrEnum):
+    """What became of the request for one token."""
+
+    answered = "answered"
+    refused = "refused"  # with an error, though the request was good
+    silent = "silent"  # no answer before the deadline
+    lost = "lost"  # there was no connection, which says nothing: probes tell that
+
+
 class Probe(StrEnum):
     """What one look at an engine's REST port showed."""
 
@@ -79,7 +89,10 @@ class Health:
     """The verdict on one engine process (``invocation_id``) and how long it has held.
 
     ``failures`` counts consecutive probes that did not show "available" since one did; ``warmed`` is True
-    once a generation was answered; ``detail`` is a sentence for people.
+    once a generation was answered; ``detail`` is a sentence for people. ``works`` says whether it used CPU
+    time since a probe was answered last, None when that cannot be read. ``fault`` is why it is not believed
+    to infer although it may answer probes, "" for no doubt. ``faulty_since_sec`` (CLOCK_MONOTONIC) is when
+    failures or fault began.
     """
 
     invocation_id: str
@@ -87,6 +100,9 @@ class Health:
     warmed: bool = False
     failures: int = 0
     detail: str = ""
+    works: bool | None = None
+    fault: str = ""
+    faulty_since_sec: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +120,7 @@ class InstanceFacts:
     connections: int | None = None  # the proxy's TCP connections to its port
     has_lost_device: bool = False  # it runs, and a device of its was taken away since it started
     job: bool = False  # a start or stop that the agent asked for is under way
+    repairs: tuple[float, ...] = ()  # when it was killed to repair it, CLOCK_MONOTONIC seconds
     start_error: str = ""  # what became of the agent's last start, "" when it succeeded
     since_start_sec: float = float("inf")
 
@@ -140,4 +157,5 @@ class Facts:
     since_reload_sec: float = float("inf")
     since_refusal_sec: float = float("inf")
     wedges: Mapping[str, Wedge] = field(default_factory=dict)
+    orders: Orders = field(default_factory=Orders)
     now_sec: float = 0.0

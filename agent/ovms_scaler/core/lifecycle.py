@@ -26,6 +26,7 @@ class State(StrEnum):
     suspect = "suspect"
     ejected = "ejected"
     draining = "draining"
+    drained = "drained"
     stopping = "stopping"
     stopped = "stopped"
     failed = "failed"
@@ -141,9 +142,14 @@ def _running(wanted: Wanted, facts: InstanceFacts, unit: UnitFacts, failures: in
 
 
 def _serving(instance: Instance, health: Health, failures: int, override: str | None) -> Verdict:
+    if health.fault:
+        return Verdict(state=State.ejected, reason=health.fault, hint=f"journalctl -u {instance.unit}")
     if health.failures == 0:
         return Verdict(state=State.ready, reason=f"as overridden in {override}" if override else "")
-    state = State.ejected if health.failures >= failures else State.suspect
+    # One that computes may be late with its answer: embeddings and images are computed by the threads that
+    # answer probes (drogon_http_server.cpp in OVMS). One that hangs is found by its CPU time.
+    is_busy = health.probe is Probe.silent and health.works
+    state = State.ejected if health.failures >= failures and not is_busy else State.suspect
     failed = "a probe failed" if health.failures == 1 else f"{health.failures} probes in a row failed"
     return Verdict(
         state=state,
@@ -153,7 +159,7 @@ def _serving(instance: Instance, health: Health, failures: int, override: str | 
 
 
 def _failed(instance: Instance, unit: UnitFacts) -> Verdict:
-    again = f"systemctl reset-failed {instance.unit} && systemctl start {instance.unit}"
+    again = f"ovms-scalerctl reset {instance.id}"
     if _is_crash_loop(unit):
         return Verdict(
             state=State.quarantined,

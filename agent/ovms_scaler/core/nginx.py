@@ -35,6 +35,8 @@ __all__ = [
     "size_proxy",
 ]
 
+# Where the agent reads what the proxy tells of each request.
+ACCESS_SOCKET = "/run/ovms-scaler/access/log.sock"
 _CLIENTS = 10_000  # idle or turned-away clients that must fit beside the requests in work
 _CONNECTION_BYTES = 232 + 2 * 96  # ngx_connection_t and its two events on 64 bits, allocated at start
 _OPEN_FILES_MAX = 524_288  # LimitNOFILE= of the unit, which is systemd's default hard limit
@@ -85,6 +87,7 @@ class ProxySettings:
     client_max_body_bytes: int = 1 << 30
     directory: str = "/run/ovms-scaler-proxy"
     cache_directory: str = "/var/cache/ovms-scaler-proxy"
+    access_socket: str = ACCESS_SOCKET
     ipv6: bool = True
     stream_module: str = "/usr/lib/nginx/modules/ngx_stream_module.so"
 
@@ -181,6 +184,7 @@ def _render_http(settings: ProxySettings, fronts: tuple[Front, ...]) -> Iterable
     if not fronts:
         return
     yield from ("", *_render_passing(settings), "", *_render_instance_maps(fronts), "")
+    yield from (*nginx_text.render_access_format(), "")
     yield from ("# Only what serves may pass, compared in the spelling in which the engine would get it.",)
     yield from (*nginx_text.render_refusal_map(), "", *nginx_text.render_error_map())
     for front in fronts:
@@ -198,6 +202,7 @@ def _render_http(settings: ProxySettings, fronts: tuple[Front, ...]) -> Iterable
             nginx_text.render_listen(front.listen, ipv6=settings.ipv6),
             tuple((upstream.name, upstream.prefix) for upstream in front.upstreams),
             retry_after_sec=retry_after_sec,
+            access_socket=settings.access_socket,
         )
 
 

@@ -134,6 +134,35 @@ def check_listen(texts: Iterable[str]) -> None:
         seen[address, port] = text
 
 
+def render_access_format() -> list[str]:
+    """The record of one request; its socket is the agent's, and nobody waits for it.
+
+    Only what may infer is told of: GETs are answered by engines that are otherwise lost.
+    """
+    fields = (
+        "client:remote_addr", "status:status", "upstream:upstream_addr", "upstream_status:upstream_status",
+        "request_time:request_time", "upstream_header_time:upstream_header_time", "bytes:bytes_sent",
+    )  # fmt: skip
+    pairs = (field.split(":") for field in fields)
+    text = ",".join(f'"{name}":"${variable}"' for name, variable in pairs)
+    return [
+        f"log_format ovms escape=json '{{{text}}}';",
+        *block("map $request_method $ovms_infers", 'default "";', 'POST "1";'),
+    ]
+
+
+def render_access_log(socket: str) -> list[str]:
+    """One server's record, written while the agent is there: each failure to write is a line of log.
+
+    ``-e`` is about plain files and directories only (ngx_http_script_file_code), so the socket has an x bit.
+    """
+    return [
+        'set $ovms_recorded "";',
+        *block(f"if (-x {check_path(socket)})", "set $ovms_recorded $ovms_infers;"),
+        f"access_log syslog:server=unix:{socket},nohostname ovms if=$ovms_recorded;",
+    ]
+
+
 def render_listen(texts: tuple[str, ...], *, ipv6: bool) -> list[str]:
     """``listen`` directives for one server. The backlog is cut down to net.core.somaxconn by the kernel.
 
@@ -190,7 +219,11 @@ def render_upstream(name: str, title: str, unavailable: str, *extra: str) -> lis
 
 
 def render_http_server(
-    listen: list[str], upstreams: tuple[tuple[str, str], ...], *, retry_after_sec: int
+    listen: list[str],
+    upstreams: tuple[tuple[str, str], ...],
+    *,
+    retry_after_sec: int,
+    access_socket: str,
 ) -> list[str]:
     """A front for requests. ``upstreams``: (name, prefix), the prefix "" for the only one."""
     choose = []
@@ -210,6 +243,8 @@ def render_http_server(
     return block(
         "server",
         *listen,
+        "",
+        *render_access_log(access_socket),
         "",
         *block("location /", *begin, *choose, *block("if ($ovms_refused)", "return 404;"), _PASS),
         "",

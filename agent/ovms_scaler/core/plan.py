@@ -3,20 +3,25 @@
 
 Invariants that every plan keeps, whatever it starts from and wherever it is interrupted: an instance's files
 are written only while it does not run; it is stopped only when it gets no requests; it is routed only when
-it is ready; and an instance starts only on cores that no other one runs on.
+it is ready; and an instance starts only on cores that no other one runs on. One that is drained is neither
+routed nor started. While the agent is paused, a plan has no action.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from ovms_scaler.core.actions import Action, InstallProxy, Remove, Start, StartTarget, Stop, Write
+from ovms_scaler.core.actions import Action, InstallProxy, Start, StartTarget, Write
 from ovms_scaler.core.cpulist import format_cpu_list
+from ovms_scaler.core.draining import drain, drained_verdict, plan_drained, plan_unwanted
 from ovms_scaler.core.facts import Facts, InstanceFacts
 from ovms_scaler.core.lifecycle import State, Verdict, is_outdated, judge
+from ovms_scaler.core.reasons import defer, explain
 from ovms_scaler.core.recovery import Step, find_hang, plan_recovery, plan_waiting
-from ovms_scaler.core.rotation import Rotation, core_user, rotate, routed_now
+from ovms_scaler.core.repair import plan_repair
+from ovms_scaler.core.rotation import Rotation, core_user, due_restart, rotate, routed_now
 from ovms_scaler.core.spec import GpuRules
+from ovms_scaler.core.spec_health import HealthRules
 from ovms_scaler.core.target import Target, Wanted, render_proxy_files
 
 # Instances that become ready within this time of a reload join together: each reload forgets all counters.
@@ -33,7 +38,7 @@ class Plan:
     """``actions`` in order; ``verdicts`` on every instance, wanted or not; ``in_rotation`` as before.
 
     ``wake_in_sec`` is when to look again although nothing happens, None for no need. ``proxy_error`` is why
-    the proxy does not run with what it should.
+    the proxy does not run with what it should. ``deferred`` is what is not done as the agent is paused.
     """
 
     actions: tuple[Action, ...]
@@ -41,6 +46,7 @@ class Plan:
     in_rotation: frozenset[str]
     wake_in_sec: float | None = None
     proxy_error: str = ""
+    deferred: tuple[Action, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +63,14 @@ def plan(target: Target, facts: Facts, *, allow_outage: bool = False) -> Plan:
         name: judge(wanted, facts.instances.get(name, InstanceFacts()), failures=target.health.failures)
         for name, wanted in target.wanted.items()
     }
+    judged = dict(verdicts)
     out = {name for name, wanted in target.wanted.items() if _is_out(wanted, facts)}
     rotation = rotate(target, _complete(target, facts), verdicts, out=out, allow_outage=allow_outage)
     proxy = _plan_proxy(target, facts, rotation, routed)
+    stays = {member.instance for members in rotation.members.values() for member in members}
     actions: list[Action] = [*proxy.actions]
     wakes = [proxy.wake_in_sec]
-    verdicts |= _explain(rotation)
+    verdicts |= explain(rotation, target, facts)
     if _stopped_by_administrator(facts):
         verdicts |= {name: _all_stopped(verdict) for name, verdict in verdicts.items()}
     elif facts.target is not None:
@@ -71,25 +79,28 @@ def plan(target: Target, facts: Facts, *, allow_outage: bool = False) -> Plan:
         for name, wanted in target.wanted.items():
             if name in out:
                 step = _plan_out(wanted, facts, verdicts[name], target.gpu, routed=name in routed)
-                steps, verdict = list(step.actions), step.verdict
-                wakes.append(step.wake_in_sec)
             else:
-                steps, verdict = _plan_instance(wanted, facts, verdicts[name], routed=name in routed)
-            actions += steps
-            verdicts[name] = verdict
+                repair = _plan_repair(wanted, facts, judged[name], target.health, stays)
+                step = _plan_able(wanted, facts, verdicts[name], repair, routed=name in routed)
+            actions += step.actions
+            verdicts[name] = step.verdict
+            wakes.append(step.wake_in_sec)
     if facts.target is not None:
         for name in sorted(facts.instances.keys() - target.wanted.keys()):
             if name in rotation.held:
                 continue
-            steps, verdict = _plan_unwanted(name, facts.instances[name], routed=name in routed)
+            steps, verdict = plan_unwanted(name, facts.instances[name], routed=name in routed)
             actions += steps
             verdicts[name] = verdict
+    if facts.orders.is_paused:
+        verdicts |= defer(actions, judged)
     return Plan(
-        actions=tuple(actions),
+        actions=() if facts.orders.is_paused else tuple(actions),
         verdicts=verdicts,
         in_rotation=frozenset(routed),
         wake_in_sec=_wake(wakes, verdicts),
         proxy_error=proxy.error,
+        deferred=tuple(actions) if facts.orders.is_paused else (),
     )
 
 
@@ -109,6 +120,10 @@ def _plan_out(wanted: Wanted, facts: Facts, verdict: Verdict, rules: GpuRules, *
     instance = wanted.instance
     own = facts.instances.get(instance.id, InstanceFacts())
     hang = find_hang(instance, facts)
+    if instance.id in facts.orders.drained and own.unit is not None and not own.unit.is_running:
+        # Files that name a device which is away must go all the same; a card is left to who drained it.
+        actions = plan_waiting(instance, own, routed=routed).actions if instance.is_waiting else ()
+        return Step(actions=actions, verdict=drained_verdict(instance))
     if hang is None and instance.is_waiting:
         return plan_waiting(instance, own, routed=routed)
     if hang is None:
@@ -117,6 +132,35 @@ def _plan_out(wanted: Wanted, facts: Facts, verdict: Verdict, rules: GpuRules, *
     if _is_stopped_by_hand(wanted, own):
         return Step(verdict=verdict)  # whoever did it may be at work on the card
     return plan_recovery(instance, *hang, own, rules, now_sec=facts.now_sec, routed=routed)
+
+
+def _plan_able(wanted: Wanted, facts: Facts, verdict: Verdict, repair: Step | None, *, routed: bool) -> Step:
+    """The steps of one whose GPUs are all right; one that hangs would drain for ever."""
+    is_drained = wanted.instance.id in facts.orders.drained
+    if repair is not None and (repair.actions or not is_drained):
+        return repair
+    if is_drained:
+        own = facts.instances.get(wanted.instance.id, InstanceFacts())
+        steps, verdict = plan_drained(wanted.instance, own, verdict, routed=routed)
+    else:
+        steps, verdict = _plan_instance(wanted, facts, verdict, routed=routed)
+    return Step(actions=tuple(steps), verdict=verdict)
+
+
+def _plan_repair(
+    wanted: Wanted, facts: Facts, verdict: Verdict, rules: HealthRules, stays: Collection[str]
+) -> Step | None:
+    name = wanted.instance.id
+    own = facts.instances.get(name, InstanceFacts())
+    return plan_repair(
+        wanted.instance,
+        own,
+        verdict,
+        rules,
+        now_sec=facts.now_sec,
+        routed=name in routed_now(facts),
+        stays=name in stays,
+    )
 
 
 def _is_stopped_by_hand(wanted: Wanted, own: InstanceFacts) -> bool:
@@ -149,21 +193,6 @@ def _all_stopped(verdict: Verdict) -> Verdict:
     )
 
 
-def _explain(rotation: Rotation) -> dict[str, Verdict]:
-    leaving = {
-        name: Verdict(state=State.draining, reason="its configuration changed") for name in rotation.leaving
-    }
-    held = {
-        name: Verdict(
-            state=State.ready,
-            reason=reason,
-            hint="ovms-scalerctl reload --allow-outage" if "outage" in reason else "",
-        )
-        for name, reason in rotation.held.items()
-    }
-    return {**leaving, **held}
-
-
 def _plan_instance(
     wanted: Wanted, facts: Facts, verdict: Verdict, *, routed: bool
 ) -> tuple[list[Action], Verdict]:
@@ -171,15 +200,17 @@ def _plan_instance(
     own = facts.instances.get(name, InstanceFacts())
     unit = own.unit
     outdated = is_outdated(wanted, own)
+    restart = due_restart(wanted, own, facts.orders)
     if unit is None:
         return [], verdict
     if own.job:
         starting = Verdict(state=State.starting, reason="its unit is starting")
         return [], verdict if unit.is_running else starting
     if unit.is_running:
-        if not outdated or routed or unit.active_state == "deactivating":
+        if (restart is None and not outdated) or routed or unit.active_state == "deactivating":
             return [], verdict
-        return _drain(name, own, "its configuration changed")
+        why = "it is restarted" if restart is not None else "its configuration changed"
+        return drain(name, own, why)
     if unit.load_state not in ("loaded", "not-found"):
         return [], verdict
     steps: list[Action] = [Write(instance=name, files=wanted.files)] if outdated else []
@@ -197,28 +228,6 @@ def _plan_instance(
         return steps, Verdict(state=State.absent, reason=reason)
     steps.append(Start(instance=name))
     return steps, Verdict(state=State.starting, reason="its unit is starting")
-
-
-def _plan_unwanted(name: str, own: InstanceFacts, *, routed: bool) -> tuple[list[Action], Verdict]:
-    reason = "no longer in the configuration"
-    if own.unit is not None and own.unit.is_running:
-        if own.job:
-            return [], Verdict(state=State.stopping, reason=reason)
-        if routed:
-            return [], Verdict(state=State.draining, reason=reason)
-        if own.unit.active_state == "deactivating":
-            return [], Verdict(state=State.stopping, reason=reason)
-        return _drain(name, own, reason)
-    return [Remove(instance=name)] if own.files else [], Verdict(state=State.absent, reason=reason)
-
-
-def _drain(name: str, own: InstanceFacts, reason: str) -> tuple[list[Action], Verdict]:
-    """One out of rotation that is to stop: when the last request has been answered."""
-    if own.connections is None:
-        return [], Verdict(state=State.draining, reason=f"{reason}; cannot read its connections")
-    if own.connections > 0:
-        return [], Verdict(state=State.draining, reason=f"{reason}; {own.connections} connections left")
-    return [Stop(instance=name)], Verdict(state=State.stopping, reason=reason)
 
 
 def _plan_proxy(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ovms_scaler.core import nginx
 from ovms_scaler.core.facts import Facts, InstanceFacts
 from ovms_scaler.core.lifecycle import State, Verdict, is_outdated
+from ovms_scaler.core.orders import Drain, Orders, Restart
 from ovms_scaler.core.target import Target, Wanted
 from ovms_scaler.errors import InputError
 
@@ -23,14 +24,18 @@ COMING = frozenset(
     }
 )
 
+# States that end a rolling change: what broke one instance is not done to the next.
+BROKEN = frozenset({State.failed, State.quarantined})
+
 _UNWANTED = "no longer in the configuration, but no other one serves: it stays unless an outage is allowed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rotation:
-    """``members``: upstream -> who should be routed. ``leaving``: routed now, to be drained for a change.
+    """``members``: upstream -> who should be routed. ``leaving``: routed now, to be drained.
 
-    ``held``: outdated or no longer wanted and routed, with the reason why it may not leave yet.
+    ``held``: routed, with the reason why it may not leave yet although it is to be changed, restarted or
+    drained, or is no longer wanted.
     """
 
     members: Mapping[str, tuple[nginx.Member, ...]]
@@ -72,9 +77,10 @@ def rotate(
 
     A ready instance is added when its placement was read back. One that is routed stays while it is believed
     to serve; when none of its upstream is, all that are alive stay, as an answer from a doubtful one is
-    better than none. At most one instance of an upstream leaves for a change at a time, never the last
-    one unless the administrator allows the outage. One that is no longer wanted stays as long as no other
-    one of its upstream serves.
+    better than none. As many of an upstream as ``max_unavailable`` says leave for a change or a restart at a
+    time. What is drained leaves at once and joins no more. None of these takes the last one out unless the
+    administrator allows the outage. One that is no longer wanted stays as long as no other one of its
+    upstream serves.
     """
     routed = routed_now(facts)
     members: dict[str, tuple[nginx.Member, ...]] = {}
@@ -82,18 +88,11 @@ def rotate(
     held: dict[str, str] = {}
     for upstream in sorted({wanted.upstream for wanted in target.wanted.values()}):
         names = target.upstream_members(upstream)
-        staying = _staying([name for name in names if name not in out], routed, verdicts)
-        awaited = [
-            name
-            for name in names
-            if name not in staying and name not in out and _is_awaited(name, target, facts, verdicts)
-        ]
-        going = _going(target, facts, staying, awaited, held, allow_outage=allow_outage)
+        able = [name for name in names if name not in out]
+        staying, going = _part(target, facts, verdicts, able, held, allow_outage=allow_outage)
         leaving |= going
         joining = [
-            name
-            for name in names
-            if name not in routed and name not in out and _may_join(target.wanted[name], facts, verdicts)
+            name for name in able if name not in routed and _may_join(target.wanted[name], facts, verdicts)
         ]
         members[upstream] = tuple(
             _member(target.wanted[name], facts.instances[name], routed.get(name))
@@ -107,6 +106,30 @@ def rotate(
     return Rotation(members=members, leaving=frozenset(leaving), held=held)
 
 
+def _part(
+    target: Target,
+    facts: Facts,
+    verdicts: Mapping[str, Verdict],
+    able: Collection[str],
+    held: dict[str, str],
+    *,
+    allow_outage: bool,
+) -> tuple[set[str], set[str]]:
+    """Who of an upstream is in rotation and believed in, and who of all that are leaves on purpose."""
+    routed, drained = routed_now(facts), facts.orders.drained
+    staying = _staying(able, routed, verdicts)
+    emptied = _emptied(staying, drained, held)
+    others = [name for name in able if name not in drained]
+    staying = (staying - emptied) or _staying(others, routed, verdicts)
+    awaited = {
+        name: verdicts[name].state
+        for name in others
+        if name not in staying and _is_awaited(name, target, facts, verdicts)
+    }
+    going = _going(target, facts, staying, awaited, held, allow_outage=allow_outage)
+    return staying, going | emptied
+
+
 def _staying(
     names: Iterable[str], routed: Mapping[str, nginx.Member], verdicts: Mapping[str, Verdict]
 ) -> set[str]:
@@ -115,26 +138,51 @@ def _staying(
     return serving or present
 
 
+def _emptied(staying: set[str], drained: Mapping[str, Drain], held: dict[str, str]) -> set[str]:
+    """Those that leave as they are to be drained."""
+    ordered = staying & drained.keys()
+    emptied = {name for name in ordered if staying - ordered or drained[name].allow_outage}
+    held |= dict.fromkeys(sorted(ordered - emptied), "its drain needs an outage: no other one serves")
+    return emptied
+
+
 def _going(
     target: Target,
     facts: Facts,
     staying: set[str],
-    awaited: list[str],
+    awaited: Mapping[str, State],
     held: dict[str, str],
     *,
     allow_outage: bool,
 ) -> set[str]:
     going: set[str] = set()
+    limit = min((target.wanted[name].max_unavailable for name in staying), default=1)
+    halted = sorted(name for name, state in awaited.items() if state in BROKEN)
     for name in target.wanted:
-        if name not in staying or not is_outdated(target.wanted[name], facts.instances[name]):
+        if name not in staying or name in held:
             continue
-        if going or awaited:
-            held[name] = f"its change waits until {', '.join(awaited or sorted(going))} serves again"
-        elif len(staying) > 1 or allow_outage:
+        wanted, own = target.wanted[name], facts.instances[name]
+        restart = due_restart(wanted, own, facts.orders)
+        if restart is None and not is_outdated(wanted, own):
+            continue
+        what = "restart" if restart is not None else "change"
+        allowed = allow_outage or (restart is not None and restart.allow_outage)
+        if (restart is None or restart.is_rolling) and (halted or len(awaited) + len(going) >= limit):
+            others = halted or [*awaited, *sorted(going)]
+            held[name] = f"its {what} waits until {', '.join(others)} serves again"
+        elif len(staying - going) > 1 or allowed:
             going.add(name)
         else:
-            held[name] = "its change needs an outage: it is the only one that serves"
+            held[name] = f"its {what} needs an outage: it is the only one that serves"
     return going
+
+
+def due_restart(wanted: Wanted, own: InstanceFacts, orders: Orders) -> Restart | None:
+    """The order to end the process that runs now; none while a problem forbids to start it anew."""
+    restart = orders.restarts.get(wanted.instance.id)
+    if restart is None or own.unit is None or not own.unit.is_running or wanted.instance.problem is not None:
+        return None
+    return restart if own.unit.invocation_id == restart.invocation_id else None
 
 
 def _is_awaited(name: str, target: Target, facts: Facts, verdicts: Mapping[str, Verdict]) -> bool:
@@ -146,7 +194,7 @@ def _is_awaited(name: str, target: Target, facts: Facts, verdicts: Mapping[str, 
     state = verdicts[name].state
     if state is State.absent and core_user(target.wanted[name], facts) is not None:
         return False
-    if state in (State.failed, State.quarantined):
+    if state in BROKEN:
         return target.wanted[name].instance.problem is None and not is_outdated(
             target.wanted[name], facts.instances[name]
         )
@@ -168,6 +216,8 @@ def _may_join(wanted: Wanted, facts: Facts, verdicts: Mapping[str, Verdict]) -> 
     instance = facts.instances[wanted.instance.id]
     return (
         verdicts[wanted.instance.id].state is State.ready
+        and wanted.instance.id not in facts.orders.drained
+        and due_restart(wanted, instance, facts.orders) is None
         and not is_outdated(wanted, instance)
         and instance.exec is not None
         and instance.process is not None

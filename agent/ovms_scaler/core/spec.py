@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ovms_scaler.core.spec_engine import Engine, Graph, Ovms
+from ovms_scaler.core.spec_health import HealthRules
 from ovms_scaler.core.table import key, render_schema
 from ovms_scaler.core.values import (
     ABSOLUTE,
@@ -149,6 +150,14 @@ class Pool:
         example="1024",
         doc="Requests that may wait at one instance beyond those it works on before a client gets 503.",
     )
+    max_unavailable: int = key(
+        1,
+        minimum=1,
+        maximum=64,
+        example="1",
+        doc="Instances that a rolling change or restart may have out of use at the same time; one always "
+        "stays.",
+    )
     graph: Graph = key(Graph, example="{ cache_size = 40 }", doc="Options of the engine's LLM graph.")
     ovms: Ovms = key(Ovms, example="{ flags = [] }", doc="Further arguments and environment of the engine.")
 
@@ -189,27 +198,6 @@ class Proxy:
         maximum=1073741824,
         example="268435456",
         doc="Largest request in bytes; images travel in requests.",
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HealthRules:
-    """When an instance is believed to serve, and when no longer."""
-
-    interval_sec: float = key(1.0, minimum=0.1, maximum=60, example="1.0", doc="Seconds between two probes.")
-    timeout_sec: float = key(
-        5.0,
-        minimum=0.1,
-        maximum=60,
-        example="5.0",
-        doc="Seconds after which a probe without an answer has failed.",
-    )
-    failures: int = key(
-        3,
-        minimum=1,
-        maximum=100,
-        example="3",
-        doc="Failed probes in a row before an instance that served is taken out of rotation.",
     )
 
 

@@ -9,6 +9,7 @@ from ovms_scaler.core.cpulist import format_cpu_list
 from ovms_scaler.core.facts import Facts
 from ovms_scaler.core.instance import Instance, unit_name
 from ovms_scaler.core.lifecycle import State
+from ovms_scaler.core.orders import Orders
 from ovms_scaler.core.plan import Plan
 from ovms_scaler.core.target import Target
 
@@ -55,8 +56,13 @@ def status_document(
     config_file: str,
     config_error: str,
     problems: tuple[str, ...],
+    observed_sec: float,
 ) -> Document:
-    """What ``ovms-scalerctl status --json`` prints; ``problems`` are what hinders the agent itself."""
+    """What ``ovms-scalerctl status --json`` prints; ``problems`` are what hinders the agent itself.
+
+    ``observed_sec`` (CLOCK_MONOTONIC) is when the look began that it is about: an order that was given later
+    is not in it yet.
+    """
     instances = _instances(target, facts, plan, since) if plan is not None else []
     proxy = facts.proxy
     return {
@@ -73,6 +79,18 @@ def status_document(
         "config": {"file": config_file, "error": config_error},
         "warnings": list(target.warnings) if target is not None else [],
         "problems": list(problems),
+        "observed_sec": observed_sec,
+        "orders": _orders(facts.orders),
+        "deferred": [action.describe() for action in plan.deferred] if plan is not None else [],
+    }
+
+
+def _orders(orders: Orders) -> Document:
+    """What was ordered and is in force: since when who is drained, and whose restart is yet to come."""
+    return {
+        "paused_since": orders.paused_since,
+        "drained": {name: one.since for name, one in sorted(orders.drained.items())},
+        "restarts": sorted(orders.restarts),
     }
 
 

@@ -11,7 +11,8 @@ from ovms_scaler.core.graph import graph_device_conflict
 from ovms_scaler.core.instance import Instance
 from ovms_scaler.core.model import ModelFacts, ModelKind
 from ovms_scaler.core.placement import Layout, normalise_weights, place
-from ovms_scaler.core.spec import GpuRules, HealthRules, Pool, Spec
+from ovms_scaler.core.spec import GpuRules, Pool, Spec
+from ovms_scaler.core.spec_health import HealthRules
 from ovms_scaler.core.topology import Topology
 from ovms_scaler.core.unit import drop_in_path, render_drop_in
 from ovms_scaler.errors import ConfigError, InputError
@@ -31,6 +32,7 @@ class Wanted:
     expected: tuple[str, ...]
     warm: tuple[str, ...]
     max_conns: int
+    max_unavailable: int = 1
     argv: tuple[str, ...] = ()
 
 
@@ -172,5 +174,6 @@ def _want(instance: Instance, pool: Pool, spec: Spec, model: ModelFacts, upstrea
         expected=expected,
         warm=expected if model.generates else (),
         max_conns=engine.room(pool),
+        max_unavailable=pool.max_unavailable,
         argv=command.argv,
     )

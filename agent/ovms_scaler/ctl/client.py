@@ -12,6 +12,8 @@ SOCKET = Path("/run/ovms-scaler/control.sock")
 STATUS_TIMEOUT_SEC = 5.0
 # Models are looked at before a configuration is taken, and they may lie on a slow file system.
 RELOAD_TIMEOUT_SEC = 60.0
+# systemd may have to answer first (host/systemd.py), once for each instance.
+ORDER_TIMEOUT_SEC = 60.0
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 
 START = "systemctl start ovms-scaler"
@@ -35,8 +37,19 @@ def reload(path: Path = SOCKET, *, allow_outage: bool) -> int:
     return count
 
 
-def _ask(method: str, target: str, path: Path, timeout_sec: float) -> dict[str, Any]:
-    status, body = _exchange(method, target, path, timeout_sec)
+def order(path: Path, verb: str, body: dict[str, object]) -> dict[str, Any]:
+    """Give an order; ``instances`` of the answer are those it is about, ``ordered_sec`` when it was taken.
+
+    Raises UnreachableError, and ScalerError when the agent refuses.
+    """
+    answer = _ask("POST", f"/v1/{verb}", path, ORDER_TIMEOUT_SEC, json.dumps(body).encode())
+    if not isinstance(answer.get("instances"), list) or not isinstance(answer.get("ordered_sec"), float):
+        raise _unreachable(f"its answer on {path} is not the expected one", LOOK)
+    return answer
+
+
+def _ask(method: str, target: str, path: Path, timeout_sec: float, content: bytes = b"") -> dict[str, Any]:
+    status, body = _exchange(method, target, path, timeout_sec, content)
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
@@ -48,14 +61,16 @@ def _ask(method: str, target: str, path: Path, timeout_sec: float) -> dict[str, 
     return document
 
 
-def _exchange(method: str, target: str, path: Path, timeout_sec: float) -> tuple[int, bytes]:
+def _exchange(method: str, target: str, path: Path, timeout_sec: float, content: bytes) -> tuple[int, bytes]:
     """Status and body. Without a library: importing one would take a third of the whole program's time."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout_sec)
             connection.connect(str(path))
-            request = f"{method} {target} HTTP/1.0\r\nHost: ovms-scaler\r\nContent-Length: 0\r\n\r\n"
-            connection.sendall(request.encode())
+            head = (
+                f"{method} {target} HTTP/1.0\r\nHost: ovms-scaler\r\nContent-Length: {len(content)}\r\n\r\n"
+            )
+            connection.sendall(head.encode() + content)
             return _read_answer(connection)
     except FileNotFoundError as error:
         raise _unreachable(f"there is no socket {path}, so it does not run", START) from error

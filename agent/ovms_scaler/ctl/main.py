@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TextIO
 import click
 
 from ovms_scaler import __version__
-from ovms_scaler.ctl import output
+from ovms_scaler.ctl import orders, output
 from ovms_scaler.ctl.exits import Exit
 from ovms_scaler.ctl.options import CONFIG, config_option, json_option, socket_option, sysroot_option
 from ovms_scaler.errors import ConfigError, ScalerError, UnreachableError
@@ -292,3 +292,7 @@ def schema() -> Exit:
 
     output.show_json(spec.schema())
     return Exit.good
+
+
+for _verb in orders.VERBS:
+    cli.add_command(_verb)

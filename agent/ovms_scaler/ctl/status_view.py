@@ -20,6 +20,7 @@ _STYLES = {
     "ejected": "red",
     "suspect": "yellow",
     "waiting": "yellow",
+    "drained": "cyan",
 }
 
 
@@ -42,6 +43,7 @@ def render_status(document: Mapping[str, Any], *, now: float) -> RenderableType:
     parts += _render_empty_pools(parse_empty_pools(document))
     parts += _render_proxy(table(document, "proxy"))
     parts += _render_config(document)
+    parts += _render_pause(document, now)
     parts += _render_sentences("Problems", "bold red", document.get("problems"))
     parts += _render_sentences("Warnings", "bold yellow", document.get("warnings"))
     return stack(*parts)
@@ -129,6 +131,22 @@ def _render_config(document: Mapping[str, Any]) -> list[RenderableType]:
         ),
         *(indented(line) for line in str(error).splitlines()),
         indented("next: mend it, then: systemctl reload ovms-scaler", "bold"),
+    ]
+
+
+def _render_pause(document: Mapping[str, Any], now: float) -> list[RenderableType]:
+    since = table(document, "orders").get("paused_since")
+    if not isinstance(since, int | float):
+        return []
+    deferred = _render_sentences("It would now:", "", document.get("deferred"))
+    return [
+        "",
+        cell(
+            f"The agent is paused for {format_duration(now - since)}: it observes and does nothing",
+            "bold cyan",
+        ),
+        indented("next: ovms-scalerctl resume", "bold"),
+        *deferred[1:],
     ]
 
 

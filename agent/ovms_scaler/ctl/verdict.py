@@ -17,15 +17,21 @@ class Row:
     since: float | None
     in_rotation: bool
     wanted: bool
+    pool: str
     port: object
     node: object
     gpus: tuple[str, ...]
 
 
 def is_good(document: Mapping[str, Any]) -> bool:
-    """Whether every wanted instance serves through the proxy, and nothing hinders the agent."""
+    """Whether every wanted instance serves through the proxy, and nothing hinders the agent.
+
+    One that is drained is out of use because the administrator wants it so.
+    """
     rows, proxy = parse_rows(document), table(document, "proxy")
-    if not all(row.in_rotation for row in rows if row.wanted) or parse_empty_pools(document):
+    if not all(
+        row.in_rotation for row in rows if row.wanted and row.state != "drained"
+    ) or parse_empty_pools(document):
         return False
     if table(document, "config").get("error"):
         return False
@@ -46,6 +52,7 @@ def parse_rows(document: Mapping[str, Any]) -> tuple[Row, ...]:
             since=float(since) if isinstance(since := entry.get("since"), int | float) else None,
             in_rotation=entry.get("in_rotation") is True,
             wanted=entry.get("pool") is not None,
+            pool=str(entry.get("pool") or ""),
             port=entry.get("port"),
             node=entry.get("node"),
             gpus=tuple(map(str, gpus)) if isinstance(gpus := entry.get("gpus"), list) else (),

@@ -3,6 +3,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from ovms_scaler.core.status import Document, Since, status_document
 from ovms_scaler.core.target import Target
 from ovms_scaler.daemon.apply import Applier
 from ovms_scaler.daemon.observe import Observer
+from ovms_scaler.daemon.orders import OrderDesk, View
 from ovms_scaler.daemon.wedges import Wedges
 from ovms_scaler.errors import HostError, ScalerError
 from ovms_scaler.host.notify import Notifier
@@ -78,6 +80,7 @@ class Agent:
         self._polls_devices = False
         self._pass_began = time.monotonic()
         self._wake = asyncio.Event()
+        self.orders = OrderDesk(store, applier, self._view, self.wake)
 
     def wake(self, _unit: str = "") -> None:
         """Have the next pass begin at once, or right after the one under way."""
@@ -169,7 +172,8 @@ class Agent:
 
     def document(self) -> Document:
         """The status, as ``ovms-scalerctl status --json`` prints it."""
-        problems = [*self._observer.problems, *filter(None, (self._store_error, self._resolve_error))]
+        errors = (self.orders.problem, self._store_error, self._resolve_error)
+        problems = [*self._observer.problems, *filter(None, errors)]
         problems += self._failures
         return status_document(
             self._target,
@@ -179,12 +183,19 @@ class Agent:
             config_file=str(self._config_file),
             config_error=self._config_error,
             problems=tuple(dict.fromkeys(problems)),
+            observed_sec=self._pass_began,
         )
+
+    def _view(self) -> View:
+        verdicts = dict(self._plan.verdicts) if self._plan is not None else {}
+        return View(target=self._target, facts=self._facts, verdicts=verdicts)
 
     def _accept(self, config: configuration.Config, *, planned: bool, remember: bool = True) -> None:
         target = self._resolve(config, self._store.read_books(), planned=planned)
         self._config, self._target = config, target
         self._resolve_error = ""
+        if planned:
+            self.orders.forget_others(target.wanted)
         self._remember(target.books, config if remember else None)
 
     def _remember(self, books: Books, config: configuration.Config | None = None) -> None:
@@ -222,14 +233,16 @@ class Agent:
         self._pass_began = time.monotonic()
         self._wake.clear()
         if self._target is None:
+            self._facts = Facts(orders=self.orders.current)
             return
-        self._facts = await self._observer.observe(self._target)
+        facts = await self._observer.observe(self._target)
+        self._facts = replace(facts, orders=self.orders.settle(facts))
         self._plan = plan(self._target, self._facts, allow_outage=self._allow_outage)
         self._note_changes(self._plan)
 
     async def _act(self) -> None:
         """Carry the plan out, and have the next pass begin at once if that went well."""
-        if self._plan is None or not self._plan.actions:
+        if self._plan is None or not self._plan.actions or self.orders.current.is_paused:
             self._failures = ()
             return
         self._failures = await self._applier.apply(self._plan)
@@ -282,4 +295,6 @@ class Agent:
             )
         routed = len(self._plan.in_rotation) if self._plan is not None else 0
         text = f"{routed} of {len(self._target.wanted)} instances in rotation"
+        if self.orders.current.is_paused:
+            text = f"paused; {text}"
         return f"{text}; the configuration on disk is not valid" if self._config_error else text

@@ -4,7 +4,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import assert_never
 
 import structlog
@@ -75,7 +75,15 @@ class Applier:
         """Have what was refused tried again at once, as the administrator may have removed the cause."""
         self._memory.refused_at = float("-inf")
         self._memory.start_errors.clear()
+        self._memory.repairs.clear()
         self._wedges.start_over()
+
+    async def reset(self, instance: str, addresses: Collection[str]) -> None:
+        """Forget what keeps an instance, which is on the GPUs ``addresses``, from being started."""
+        self._memory.start_errors.pop(instance, None)
+        self._memory.repairs.pop(instance, None)
+        self._wedges.start_over(addresses)
+        await self._forgive(unit_name(instance))
 
     async def close(self) -> None:
         """Stop waiting for jobs; systemd carries them out all the same."""
@@ -98,6 +106,8 @@ class Applier:
                 self._spawn(action.instance, self._start(action))
             case actions.Stop():
                 self._spawn(action.instance, self._stop(action))
+            case actions.Kill():
+                await self._kill(action)
             case actions.Recover():
                 self._spawn(action.instance, self._recover(action))
             case actions.InstallProxy():
@@ -144,6 +154,13 @@ class Applier:
             await self._units.stop(unit)
         except HostError as error:
             log.error("instance not stopped", instance=action.instance, unit=unit, error=error.message)
+
+    async def _kill(self, action: actions.Kill) -> None:
+        """Raises HostError; the attempt counts all the same."""
+        unit = unit_name(action.instance)
+        log.warning("killing instance", instance=action.instance, unit=unit, reason=action.reason)
+        self._memory.note_repair(action.instance, time.monotonic())
+        await self._units.kill(unit)
 
     async def _recover(self, action: actions.Recover) -> None:
         """Through a unit, as the agent's own sandbox keeps it from touching devices."""

@@ -4,18 +4,28 @@
 import asyncio
 import contextlib
 import grp
+import json
 import os
 import pwd
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 from aiohttp import web
 
 from ovms_scaler.daemon.agent import Agent
-from ovms_scaler.errors import ConfigError, HostError, ScalerError
+from ovms_scaler.errors import (
+    ConfigError,
+    HostError,
+    InputError,
+    RefusedError,
+    ScalerError,
+    UnknownNameError,
+)
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -40,6 +50,8 @@ class Control:
         )
         app.router.add_get("/v1/status", self._status)
         app.router.add_post("/v1/reload", self._reload)
+        for verb in (self._drain, self._undrain, self._restart, self._reset, self._pause, self._resume):
+            app.router.add_post(f"/v1/{verb.__name__.strip('_')}", verb)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await self._runner.setup()
         try:
@@ -76,6 +88,74 @@ class Control:
             return _refusal(400, str(error))
         return web.json_response({"accepted": True, "instances": self._agent.wanted_count()})
 
+    async def _drain(self, request: web.Request) -> web.Response:
+        order = await _read_order(request, "allow_outage")
+        return _taken(
+            self._agent.orders.drain(order.required_name(), allow_outage=order.is_set("allow_outage"))
+        )
+
+    async def _undrain(self, request: web.Request) -> web.Response:
+        order = await _read_order(request)
+        return _taken(await self._agent.orders.undrain(order.required_name()))
+
+    async def _restart(self, request: web.Request) -> web.Response:
+        order = await _read_order(request, "allow_outage", "rolling")
+        names = self._agent.orders.restart(
+            order.name, is_rolling=order.is_set("rolling"), allow_outage=order.is_set("allow_outage")
+        )
+        return _taken(names)
+
+    async def _reset(self, request: web.Request) -> web.Response:
+        order = await _read_order(request)
+        return _taken(await self._agent.orders.reset(order.required_name()))
+
+    async def _pause(self, _request: web.Request) -> web.Response:
+        self._agent.orders.pause()
+        return _taken(())
+
+    async def _resume(self, _request: web.Request) -> web.Response:
+        self._agent.orders.resume()
+        return _taken(())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Order:
+    """The body of an order: whom it is about, and what is allowed."""
+
+    name: str | None
+    flags: Mapping[str, bool]
+
+    def required_name(self) -> str:
+        """Raises InputError."""
+        if self.name is None:
+            raise InputError("name is missing: an instance or a pool")
+        return self.name
+
+    def is_set(self, flag: str) -> bool:
+        return self.flags.get(flag, False)
+
+
+async def _read_order(request: web.Request, *flags: str) -> _Order:
+    """Raises InputError for anything but a JSON object of ``name`` and these ``flags``."""
+    try:
+        document = json.loads(await request.text() or "{}")
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the body is not JSON: {error}") from error
+    if not isinstance(document, dict) or document.keys() - {"name", *flags}:
+        raise InputError(f"the body must be a JSON object of {', '.join(('name', *flags))}")
+    name = document.pop("name", None)
+    if name is not None and not isinstance(name, str):
+        raise InputError(f"name must be an instance or a pool, not {name!r}")
+    for flag, value in document.items():
+        if not isinstance(value, bool):
+            raise InputError(f"{flag} must be true or false, not {value!r}")
+    return _Order(name=name, flags=document)
+
+
+def _taken(names: tuple[str, ...]) -> web.Response:
+    """``ordered_sec`` is what status is to be compared with: what it observed before knows of no order."""
+    return web.json_response({"accepted": True, "instances": list(names), "ordered_sec": time.monotonic()})
+
 
 def _peer_is_administrator(request: web.Request) -> bool:
     """Whether the peer is root or in the group, by SO_PEERCRED of unix(7)."""
@@ -110,6 +190,14 @@ async def _errors_as_json(
         return await handler(request)
     except web.HTTPException as error:
         return _refusal(error.status, f"{request.method} {request.path}: {error.reason}")
+    except UnknownNameError as error:
+        return _refusal(404, str(error))
+    except InputError as error:
+        return _refusal(400, str(error))
+    except RefusedError as error:
+        return _refusal(409, str(error))
+    except HostError as error:
+        return _refusal(500, str(error))
     except asyncio.CancelledError:
         raise
     except Exception:

@@ -18,6 +18,7 @@ from ovms_scaler import __version__, log, offline
 from ovms_scaler.config import CONFIG_FILE, Config
 from ovms_scaler.core.books import Books
 from ovms_scaler.core.fronts import PROXY_DIRECTORY
+from ovms_scaler.core.nginx import ACCESS_SOCKET
 from ovms_scaler.core.target import Target
 from ovms_scaler.daemon.agent import Agent
 from ovms_scaler.daemon.apply import Applier
@@ -27,6 +28,8 @@ from ovms_scaler.daemon.health import HealthWatch
 from ovms_scaler.daemon.observe import Memory, Observer
 from ovms_scaler.daemon.wedges import Wedges
 from ovms_scaler.errors import HostError, ScalerError
+from ovms_scaler.host.access_log import AccessLog
+from ovms_scaler.host.cgroups import read_cpu_sec
 from ovms_scaler.host.devices import DeviceMonitor
 from ovms_scaler.host.nginx import Nginx
 from ovms_scaler.host.notify import Notifier
@@ -70,7 +73,9 @@ async def _run(config_file: Path) -> None:
     memory, store, notifier = Memory(), Store(), Notifier()
     async with await Systemd.open() as units:
         health = HealthWatch(
-            lambda port, timeout_sec: Engine(port, timeout_sec=timeout_sec), lambda: agent.wake()
+            lambda port, timeout_sec: Engine(port, timeout_sec=timeout_sec),
+            lambda: agent.wake(),
+            read_cpu_sec=read_cpu_sec,
         )
         proxy = Nginx(Path(PROXY_DIRECTORY), units)
         wedges = Wedges(store)
@@ -102,6 +107,7 @@ async def _run(config_file: Path) -> None:
         )
         units.subscribe(agent.wake)
         devices = _watch_devices(agent)
+        record = _open_record(health)
         control = Control(agent)
         agent.load()
         await control.open()
@@ -111,6 +117,7 @@ async def _run(config_file: Path) -> None:
         finally:
             notifier.stopping()
             devices.close()
+            record.close()
             await control.close()
             await applier.close()
             await health.close()
@@ -130,6 +137,16 @@ def _watch_devices(agent: Agent) -> contextlib.ExitStack:
         return stack
     stack.callback(monitor.close)
     stack.callback(watch.close)
+    return stack
+
+
+def _open_record(health: HealthWatch) -> contextlib.ExitStack:
+    """Take in what the proxy says of requests until the stack is closed."""
+    stack = contextlib.ExitStack()
+    try:
+        stack.callback(AccessLog(Path(ACCESS_SOCKET), health.note_datagram).close)
+    except HostError as error:
+        logger.warning("no word of requests, failures show in probes only", error=error.message)
     return stack
 
 

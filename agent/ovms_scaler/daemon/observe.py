@@ -29,11 +29,16 @@ class Memory:
 
     jobs: set[str] = field(default_factory=set)
     start_errors: dict[str, tuple[str, float]] = field(default_factory=dict)
+    repairs: dict[str, tuple[float, ...]] = field(default_factory=dict)
     proxy_error: str = ""
     proxy_refused: str = ""
     refused_at: float = float("-inf")
     reloaded_at: float = float("-inf")
     exec: dict[str, tuple[str, ExecFacts]] = field(default_factory=dict)
+
+    def note_repair(self, instance: str, at_sec: float) -> None:
+        """More than a hundred are never asked for."""
+        self.repairs[instance] = (*self.repairs.get(instance, ())[-99:], at_sec)
 
 
 class Observer:
@@ -149,6 +154,7 @@ class Observer:
             started=unit_name(name) in seen.started,
             has_lost_device=unit_name(name) in seen.lost_device,
             job=name in self._memory.jobs,
+            repairs=self._memory.repairs.get(name, ()),
             start_error=message,
             since_start_sec=time.monotonic() - at,
         )

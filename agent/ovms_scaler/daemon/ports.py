@@ -4,8 +4,9 @@
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from ovms_scaler.core.facts import ExecFacts, Probe, UnitFacts
+from ovms_scaler.core.facts import Canary, ExecFacts, Probe, UnitFacts
 from ovms_scaler.core.nginx import ProxyFiles
+from ovms_scaler.core.progress import Counters
 from ovms_scaler.host.nginx import ProxyOutcome
 
 
@@ -29,6 +30,9 @@ class Units(Protocol):
 
     async def reset_failed(self, unit: str) -> None: ...
 
+    async def kill(self, unit: str) -> None:
+        """SIGKILL for the unit's main process."""
+
     async def daemon_reload(self) -> None: ...
 
 
@@ -49,5 +53,10 @@ class EnginePort(Protocol):
     async def probe(self, expected: tuple[str, ...]) -> tuple[Probe, str]: ...
 
     async def warm(self, model_name: str) -> tuple[bool, str]: ...
+
+    async def try_token(self, model_name: str, *, timeout_sec: float) -> tuple[Canary, str]: ...
+
+    async def read_counters(self) -> Counters | None:
+        """None when the engine does not tell them."""
 
     async def close(self) -> None: ...

@@ -73,9 +73,12 @@ class Wedges:
             }
         )
 
-    def start_over(self) -> None:
-        """What hung before no longer counts, and what was given up is tried again."""
-        again = {address: start_over(one) for address, one in self._wedges.items()}
+    def start_over(self, addresses: Collection[str] | None = None) -> None:
+        """What hung before no longer counts, what was given up is tried again: ``addresses``, or all."""
+        again = {
+            address: start_over(one) if addresses is None or address in addresses else one
+            for address, one in self._wedges.items()
+        }
         self._keep({address: one for address, one in again.items() if one is not None})
 
     def _keep(self, wedges: Mapping[str, Wedge]) -> None:

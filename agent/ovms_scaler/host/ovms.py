@@ -9,7 +9,8 @@ from urllib.parse import quote
 import h11
 
 from ovms_scaler.core import config_status
-from ovms_scaler.core.facts import Probe
+from ovms_scaler.core.facts import Canary, Probe
+from ovms_scaler.core.progress import Counters, parse_metrics
 
 HOST = "127.0.0.1"
 _READ_BYTES = 65536
@@ -68,17 +69,37 @@ class Engine:
         for a large model: there is no deadline, cancel the call when the engine is gone. Cancelling closes
         the connection, on which OVMS gives the generation up.
         """
+        result, sentence = await self._generate(model_name)
+        return result is Canary.answered, sentence
+
+    async def try_token(self, model_name: str, *, timeout_sec: float) -> tuple[Canary, str]:
+        """As ``warm``, within a deadline."""
+        try:
+            async with asyncio.timeout(timeout_sec):
+                return await self._generate(model_name)
+        except TimeoutError:
+            return Canary.silent, f"no token within {timeout_sec:g} s"
+
+    async def _generate(self, model_name: str) -> tuple[Canary, str]:
         sentence = ""
         for target, prompt in _WARM_REQUESTS:
             body = json.dumps({"model": model_name, "max_tokens": 1, "stream": False, **prompt}).encode()
             try:
                 answer = await self._post(target, body)
             except (OSError, h11.RemoteProtocolError, _TooLargeError) as error:
-                return False, f"POST {target} on port {self.port} failed: {error}"
+                return Canary.lost, f"POST {target} on port {self.port} failed: {error}"
             if answer.status == 200:
-                return True, f"{model_name!r} generated a token"
+                return Canary.answered, f"{model_name!r} generated a token"
             sentence = f"POST {target} was answered with {_status(answer)}"
-        return False, sentence
+        return Canary.refused, sentence
+
+    async def read_counters(self) -> Counters | None:
+        """The engine's own counters; None when metrics are not enabled, or for want of an answer."""
+        try:
+            answer = await self._get("/metrics")
+        except (OSError, h11.RemoteProtocolError, _TooLargeError):
+            return None
+        return parse_metrics(answer.body.decode(errors="replace")) if answer.status == 200 else None
 
     async def close(self) -> None:
         """Close the connection; the next call opens a new one."""

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from ovms_scaler.core.books import Books, gpu_book_document, parse_gpu_book, parse_ports
 from ovms_scaler.core.engine import GRAPH_FILE, instance_directory
+from ovms_scaler.core.orders import Orders, orders_document, parse_orders
 from ovms_scaler.core.unit import UNIT_DIRECTORY, drop_in_path
 from ovms_scaler.errors import HostError, InputError
 from ovms_scaler.host import files
@@ -39,6 +40,15 @@ class Store:
             path = files.below(self._root, f"{STATE}/{book.file}")
             if files.read_text(path) != text and (document != book.empty or path.exists()):
                 files.write_text(path, text, durable=True)
+
+    def read_orders(self) -> Orders:
+        """What the administrator ordered. Raises HostError for a file that cannot be trusted."""
+        return self._read_book(_ORDERS, parse_orders) or Orders()
+
+    def write_orders(self, orders: Orders) -> None:
+        """Raises HostError."""
+        text = json.dumps(orders_document(orders), indent=1, sort_keys=True) + "\n"
+        files.write_text(files.below(self._root, f"{STATE}/{_ORDERS.file}"), text, durable=True)
 
     def _read_book(self, book: "_Book", parse: Callable[[object], T]) -> T | None:
         path = files.below(self._root, f"{STATE}/{book.file}")
@@ -151,4 +161,10 @@ _GPUS = _Book(
     name="GPU book",
     hint="restore it, or remove it while nothing runs: cores are then set aside and GPUs grouped anew",
     empty=gpu_book_document(Books()),
+)
+_ORDERS = _Book(
+    file="orders.json",
+    name="orders",
+    hint="nothing is drained or paused now: order it again, which writes the file anew",
+    empty=orders_document(Orders()),
 )

@@ -162,6 +162,10 @@ class Systemd:
             if error.name != "DBusNoSuchUnitError":
                 raise explain(error, verb="reset", unit=unit) from error
 
+    async def kill(self, unit: str) -> None:
+        """SIGKILL for the main process (KillUnit in org.freedesktop.systemd1(5)); Restart= applies."""
+        await self._call("kill", unit, verb="kill", unit=unit)
+
     async def daemon_reload(self) -> None:
         """Let systemd read all unit files again."""
         await self._call("reload", verb="reload", unit="systemd's unit files", deadline_sec=RELOAD_SEC)

@@ -43,8 +43,8 @@ UNIT_PROPERTIES = (
     (UNIT, b"ActiveEnterTimestampMonotonic", b"t"),
 )  # fmt: skip
 SERVICE_PROPERTIES = (
-    (SERVICE, b"Result", b"s"), (SERVICE, b"MainPID", b"u"), (SERVICE, b"ExecMainCode", b"i"),
-    (SERVICE, b"ExecMainStatus", b"i"), (SERVICE, b"NRestarts", b"u"),
+    (SERVICE, b"Result", b"s"), (SERVICE, b"MainPID", b"u"), (SERVICE, b"NRestarts", b"u"),
+    (SERVICE, b"ExecMainCode", b"i"), (SERVICE, b"ExecMainStatus", b"i"),
 )  # fmt: skip
 EXEC_PROPERTIES = (
     (SERVICE, b"CPUAffinity", b"ay"), (SERVICE, b"NUMAPolicy", b"i"), (SERVICE, b"NUMAMask", b"ay"),
@@ -240,16 +240,17 @@ class Worker:
     def reset_failed(self, unit: str) -> None:
         self._manager(b"ResetFailedUnit", (STRING, unit.encode()))
 
+    def kill(self, unit: str) -> None:
+        self._manager(b"KillUnit", (STRING, unit.encode()), (STRING, b"main"), (ord("i"), 9))  # SIGKILL
+
     def reload(self) -> None:
         self._manager(b"Reload")
 
 
 CALLS: dict[str, Callable[..., object]] = {
     call.__name__: call
-    for call in (
-        Worker.read_units, Worker.read_exec, Worker.list_units, Worker.queue_job, Worker.has_job,
-        Worker.reset_failed, Worker.reload,
-    )
+    for call in (Worker.read_units, Worker.read_exec, Worker.list_units, Worker.queue_job, Worker.has_job,
+                 Worker.reset_failed, Worker.kill, Worker.reload)
 }  # fmt: skip
 
 
@@ -284,14 +285,13 @@ def write_line(sink: int, value: dict[str, object]) -> None:
 def main(patterns: list[str]) -> int:
     # systemd signals the whole cgroup when it stops the agent, and a terminal its foreground group. The
     # agent may still have something to ask: the end of the input says when it has not.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     try:
         with DBus() as bus, contextlib.suppress(BrokenPipeError):
             Worker(bus, source=0, sink=1, patterns=patterns).serve()
     except DBusBaseError as error:
-        why = text(error.err_message) or os.strerror(abs(error.errno))
-        write_line(1, {"event": "lost", "why": why})
+        write_line(1, {"event": "lost", "why": text(error.err_message) or os.strerror(abs(error.errno))})
         return 1
     return 0
 

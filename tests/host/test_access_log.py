@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the real nginx writes to the agent's socket, and that nobody waits for who should read it."""
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from proxy_lab import NOBODY, Engine, Proxy, engines, free_port, member, proxy, render, send, upstream
+
+from ovms_scaler.core import nginx
+from ovms_scaler.core.record import parse_datagram
+from ovms_scaler.errors import HostError
+from ovms_scaler.host.access_log import AccessLog
+
+PATH = "/v3/completions"
+LIMIT_SEC = 10
+QUEUE = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text())
+
+
+@dataclass(kw_only=True)
+class Front:
+    """Two engines behind a running proxy."""
+
+    proxy: Proxy
+    port: int
+    engines: list[Engine]
+    got: list[bytes] = field(default_factory=list)
+    came: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def socket(self) -> Path:
+        return self.proxy.directory / "access/log.sock"
+
+    def open(self) -> AccessLog:
+        return AccessLog(self.socket, self.take)
+
+    def take(self, data: bytes) -> None:
+        self.got.append(data)
+        self.came.set()
+
+    async def ask(self, *, method: str = "POST", path: str = PATH) -> int:
+        return (await send(self.port, path, method=method, to_end=True)).status
+
+    async def ask_until_told(self) -> list[bytes]:
+        """Requests until one of them is told of; a proxy that lost its reader loses one datagram, too."""
+        before = len(self.got)
+        for _ in range(20):
+            await self.ask()
+        await self.wait_for(before + 1)
+        return self.got[before:]
+
+    async def wait_for(self, count: int) -> None:
+        async with asyncio.timeout(LIMIT_SEC):
+            while len(self.got) < count:
+                self.came.clear()
+                await self.came.wait()
+
+
+@pytest_asyncio.fixture
+async def front() -> AsyncIterator[Front]:
+    async with proxy() as running, engines("chat-numa0", "chat-numa1") as both:
+        port = free_port()
+        files = render(
+            running.directory,
+            (nginx.Front(listen=(f"127.0.0.1:{port}",), upstreams=(upstream("chat", both),)),),
+            {"chat": tuple(member(engine) for engine in both)},
+        )
+        directory = running.directory / "access"
+        directory.mkdir()
+        if os.geteuid() == 0:
+            os.chown(directory, 0, NOBODY)
+        directory.chmod(0o2750)
+        await running.nginx.install(files)
+        yield Front(proxy=running, port=port, engines=both)
+
+
+async def test_every_request_to_infer_is_told(front: Front) -> None:
+    log = front.open()
+    front.engines[0].status = 400
+    try:
+        statuses = [await front.ask() for _ in range(6)]
+        assert await front.ask(method="GET", path="/v1/config") in (200, 400)
+        await front.ask()
+        await front.wait_for(7)
+        answers = [parse_datagram(data) for data in front.got]
+        ports = {engine.port: engine.status for engine in front.engines}
+        for answer in answers:
+            assert answer is not None
+            ((port, status),) = answer.tries
+            assert (answer.client, ports[port]) == ("127.0.0.1", status)
+        told = sorted(answer.tries[0][1] for answer in answers[:6] if answer is not None)
+        assert told == sorted(statuses)
+        assert len(front.got) == 7
+    finally:
+        log.close()
+
+
+async def test_each_try_is_told(front: Front) -> None:
+    log = front.open()
+    front.engines[0].is_crashing = True
+    try:
+        for _ in range(2):
+            assert await front.ask() == 200
+        await front.wait_for(2)
+        tries = [answer.tries for data in front.got if (answer := parse_datagram(data)) is not None]
+        one, two = (engine.port for engine in front.engines)
+        assert ((one, 502), (two, 200)) in tries
+    finally:
+        log.close()
+
+
+async def test_a_reader_that_stands_still_holds_up_nobody(front: Front) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as still:
+        still.bind(str(front.socket))
+        front.socket.chmod(0o766)
+        # More than the queue of the socket holds (net.unix.max_dgram_qlen).
+        for _ in range(QUEUE + 20):
+            assert await front.ask() == 200
+    assert (front.proxy.directory / "stderr.log").read_text() == ""
+
+
+async def test_without_a_reader_requests_go_on_and_no_line_is_written(front: Front) -> None:
+    assert await front.ask() == 200
+    log = front.open()
+    for _ in range(20):
+        await front.ask()
+    await front.wait_for(20)  # one that nginx is about to tell of would find the reader gone
+    log.close()
+    assert not front.socket.exists()
+    for _ in range(20):
+        assert await front.ask() == 200
+    assert (front.proxy.directory / "stderr.log").read_text() == ""
+
+
+async def test_a_reader_that_died_and_comes_back_is_told_again(front: Front) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as dead:
+        dead.bind(str(front.socket))
+        front.socket.chmod(0o766)
+        assert await front.ask() == 200
+    for _ in range(5):
+        assert await front.ask() == 200
+    log = front.open()
+    try:
+        assert await front.ask_until_told()
+    finally:
+        log.close()
+
+
+async def test_only_the_owner_and_the_group_of_the_directory_may_write(front: Front) -> None:
+    log = front.open()
+    try:
+        seen, directory = front.socket.stat(), front.socket.parent.stat()
+        assert (seen.st_mode & 0o777, seen.st_gid) == (0o720, directory.st_gid)
+    finally:
+        log.close()
+
+
+async def test_a_flood_is_read_turn_by_turn(tmp_path: Path) -> None:
+    got: list[int] = []
+    last = asyncio.Event()
+
+    def take(data: bytes) -> None:
+        got.append(len(data))
+        if data == b"last":
+            last.set()
+
+    log = AccessLog(tmp_path / "a.sock", take)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as writer:
+            writer.settimeout(0)
+            writer.connect(str(tmp_path / "a.sock"))
+            loop = asyncio.get_running_loop()
+            async with asyncio.timeout(LIMIT_SEC):
+                for number in range(1000):
+                    await loop.sock_sendall(writer, b"x" * (20_000 if number % 100 == 0 else 1))
+                await loop.sock_sendall(writer, b"last")
+                await last.wait()
+        assert (len(got), max(got)) == (1001, 8192)
+    finally:
+        log.close()
+
+
+async def test_a_socket_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match=r"cannot listen on .*/missing/a\.sock: No such file") as caught:
+        AccessLog(tmp_path / "missing/a.sock", lambda _: None)
+    assert caught.value.hint
