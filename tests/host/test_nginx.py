@@ -139,8 +139,6 @@ async def test_a_request_that_one_instance_does_not_answer_is_passed_to_another(
 
 async def test_a_request_that_kills_engines_is_tried_on_two_only() -> None:
     async with proxy() as running, engines("a-numa0", "a-numa1", "a-numa2", "a-numa3") as four:
-        for engine in four:
-            engine.is_crashing = True
         front, port = nginx.Front, free_port()
         files = render(
             running.directory,
@@ -148,6 +146,11 @@ async def test_a_request_that_kills_engines_is_tried_on_two_only() -> None:
             {"a": tuple(member(engine) for engine in four)},
         )
         await running.nginx.install(files)
+        # Not with the first request of all: connections that were used before must make no difference.
+        assert {(await send(port, CHAT_PATH)).status for _ in range(20)} == {200}
+        for engine in four:
+            engine.is_crashing = True
+            engine.requests.clear()
         answer = await send(port, CHAT_PATH)
         assert (answer.status, answer.error_code) == (502, "instance_failed")
         assert sum(len(engine.requests) for engine in four) == 2

@@ -196,7 +196,7 @@ def _render_http(settings: ProxySettings, fronts: tuple[Front, ...]) -> Iterable
         for upstream in front.upstreams:
             if upstream.prefix:
                 check_name(upstream.prefix, what="prefix")
-            yield from ("", *_render_upstream(upstream, unavailable, "keepalive 64;"))
+            yield from ("", *_render_upstream(upstream, unavailable))
         yield ""
         yield from nginx_text.render_http_server(
             nginx_text.render_listen(front.listen, ipv6=settings.ipv6),
@@ -206,9 +206,9 @@ def _render_http(settings: ProxySettings, fronts: tuple[Front, ...]) -> Iterable
         )
 
 
-def _render_upstream(upstream: Upstream, unavailable: str, *extra: str) -> list[str]:
+def _render_upstream(upstream: Upstream, unavailable: str) -> list[str]:
     name = check_name(upstream.name, what="upstream")
-    return nginx_text.render_upstream(name, upstream.title, unavailable, *extra)
+    return nginx_text.render_upstream(name, upstream.title, unavailable)
 
 
 def _render_stream(settings: ProxySettings, fronts: tuple[Front, ...]) -> Iterable[str]:
@@ -241,6 +241,8 @@ def _render_passing(settings: ProxySettings) -> Iterable[str]:
         "# An error while an error is told (the instance asked again is gone) is told in the same form.",
         "recursive_error_pages on;",
         "",
+        "# No connection to an engine is kept: one that fails is not counted as a try, so that one request",
+        "# could kill all engines (ngx_http_upstream_next), and unavailable.sock could not be relied on.",
         "proxy_http_version 1.1;",
         'proxy_set_header Connection "";',
         "proxy_set_header Host $host;",

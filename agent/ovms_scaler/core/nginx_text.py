@@ -199,7 +199,7 @@ def render_refusal_map() -> list[str]:
     return block('map "$request_method $ovms_uri" $ovms_refused', *body)
 
 
-def render_upstream(name: str, title: str, unavailable: str, *extra: str) -> list[str]:
+def render_upstream(name: str, title: str, unavailable: str) -> list[str]:
     """The upstream ``name``, valid with any number of route files, none too."""
     return [
         f"# {printable(title)}",
@@ -213,7 +213,6 @@ def render_upstream(name: str, title: str, unavailable: str, *extra: str) -> lis
             f"server {unavailable} down;",
             "# Asked when no instance is ready or each is at its max_conns: turns the client away at once.",
             f"server {unavailable} max_fails=0 backup;",
-            *extra,
         ),
     ]
 
