@@ -69,12 +69,13 @@ def test_killed_instance_while_systemd_is_stuck(booted: rig.Rig) -> None:
     assert_only_begun_answers_are_cut(harm(booted, FAULTS["pid1"], OPTIONS))
 
 
-def test_request_that_crashes_its_engine_gets_an_error(booted: rig.Rig) -> None:
+def test_request_that_crashes_its_engine_gets_an_error_and_kills_two_at_most(booted: rig.Rig) -> None:
     before = booted.read_pids()
     result = harm(booted, FAULTS["poison"], OPTIONS)
     assert sum(result.figures.odd.values()) == 1
     assert set(result.figures.odd) <= {"poison 502", "poison 503"}
-    assert any(booted.read_pids()[name] != pid for name, pid in before.items())
+    after = booted.read_pids()
+    assert 1 <= sum(after[name] != pid for name, pid in before.items()) <= 2
     assert booted.answers()
 
 
