@@ -30,6 +30,7 @@ vendors = ["0x1af4"]
 
 # Nothing answers fast where every processor is emulated.
 [health]
+interval_sec = 2.0
 timeout_sec = 30.0
 """
 # What the agent keeps on disk, by content; the proxy's own directory and its lock are nobody's plan.
