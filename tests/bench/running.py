@@ -157,7 +157,7 @@ def restart_agent(host: Host, instances: int) -> float:
 
 
 def measure_idle(host: Host) -> list[float]:
-    """Seconds of CPU that the agent's processes take in each of WINDOWS, with a probe a second each."""
+    """Seconds of CPU that the agent's processes take in each of WINDOWS, with the default probes."""
     time.sleep(3)  # what its start stirred up has settled
     windows = []  # a share of time can only be had by letting time pass
     for _ in range(WINDOWS):

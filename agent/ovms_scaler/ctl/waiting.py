@@ -39,7 +39,7 @@ def wait_until_done(verb: str, answer: Document, read: Callable[[], Document], *
                 report(progress)
                 if progress.trouble or not progress.others:
                     break
-            time.sleep(INTERVAL_SEC)
+            time.sleep(INTERVAL_SEC)  # the control socket answers questions, and sends no events
     if as_json:
         output.show_json(
             {"done": list(progress.done), "others": dict(progress.others), "trouble": progress.trouble}
