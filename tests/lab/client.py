@@ -4,8 +4,9 @@
     python client.py URL MODEL chat | stream | load REQUESTS WORKERS
 
 ``load`` prints a line when the first answer has come, and one JSON object at the end: requests sent,
-answered, lost, cut in mid-answer, the slowest in seconds, answers by instance, and by instance those that
-were an engine's error.
+answered, lost (no instance answered), cut in mid-answer, the slowest in seconds, answers by instance, and by
+instance those that were an engine's error, as a status or inside a stream that had begun. ``reasons`` counts
+what was said of those that were not answered.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ import json
 import sys
 import time
 from collections import Counter
+from dataclasses import asdict, dataclass, field
 
 import httpx
 import openai
@@ -44,29 +46,36 @@ def stream(client: openai.OpenAI, model: str) -> None:
     show(f"\n({chunks} pieces)\n")
 
 
+@dataclass(slots=True, kw_only=True)
+class Counts:
+    """What became of the requests of a load."""
+
+    sent: int = 0
+    answered: int = 0
+    lost: int = 0
+    cut: int = 0
+    slowest_sec: float = 0.0
+    instances: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+
+
 async def load(client: openai.AsyncOpenAI, model: str, requests: int, workers: int) -> None:
     """Many requests at once, every second one streamed, without a retry by the client."""
-    counts: Counter[str] = Counter()
-    instances: Counter[str] = Counter()
-    errors: Counter[str] = Counter()
-    slowest = 0.0
+    counts = Counts()
     numbers = iter(range(requests))
 
     async def work() -> None:
-        nonlocal slowest
         for number in numbers:
             began = time.monotonic()
-            counts["sent"] += 1
-            counts[await _ask(client, model, instances, errors, streamed=number % 2 == 0)] += 1
-            if counts.total() - counts["sent"] == 1:
+            counts.sent += 1
+            await _ask(client, model, counts, streamed=number % 2 == 0)
+            if counts.slowest_sec == 0:
                 show("begun\n")
-            slowest = max(slowest, time.monotonic() - began)
+            counts.slowest_sec = max(counts.slowest_sec, round(time.monotonic() - began, 2))
 
     await asyncio.gather(*(work() for _ in range(workers)))
-    summary = {name: counts[name] for name in ("sent", "answered", "lost", "cut")}
-    result = {**summary, "slowest_sec": round(slowest, 2), "instances": dict(sorted(instances.items()))}
-    result["errors"] = dict(sorted(errors.items()))
-    show(f"{json.dumps(result)}\n")
+    show(f"{json.dumps(asdict(counts))}\n")
 
 
 def show(text: str) -> None:
@@ -74,34 +83,31 @@ def show(text: str) -> None:
     sys.stdout.flush()
 
 
-async def _ask(
-    client: openai.AsyncOpenAI,
-    model: str,
-    instances: Counter[str],
-    errors: Counter[str],
-    *,
-    streamed: bool,
-) -> str:
-    began = False
+async def _ask(client: openai.AsyncOpenAI, model: str, counts: Counts, *, streamed: bool) -> None:
+    instance = ""  # whose answer has begun
     try:
         create = client.completions.with_raw_response.create
-        if not streamed:
+        if streamed:
+            raw = await create(model=model, prompt=PROMPT, max_tokens=16, stream=True)
+            instance = raw.headers.get("X-OVMS-Instance", "")
+            async for _ in raw.parse():
+                pass
+        else:
             answer = await create(model=model, prompt=PROMPT, max_tokens=16)
-            instances[answer.headers.get("X-OVMS-Instance", "")] += 1
+            instance = answer.headers.get("X-OVMS-Instance", "")
             answer.parse()
-            return "answered"
-        raw = await create(model=model, prompt=PROMPT, max_tokens=16, stream=True)
-        instances[raw.headers.get("X-OVMS-Instance", "")] += 1
-        async for _ in raw.parse():
-            began = True
-    except openai.APIStatusError as error:
-        if not (instance := error.response.headers.get("X-OVMS-Instance", "")):
-            return "lost"
-        errors[instance] += 1
-        return "error"
-    except (openai.APIError, httpx.HTTPError):  # a stream lets errors of its transport through as they are
-        return "cut" if began else "lost"
-    return "answered"
+        counts.instances[instance] += 1
+        counts.answered += 1
+    except (openai.APIError, httpx.HTTPError) as error:  # a stream lets errors of its transport through
+        counts.reasons[f"{type(error).__name__}: {error}"] += 1
+        if isinstance(error, openai.APIStatusError):
+            instance = error.response.headers.get("X-OVMS-Instance", "")
+        if not instance:
+            counts.lost += 1
+        elif isinstance(error, httpx.HTTPError):
+            counts.cut += 1
+        else:
+            counts.errors[instance] += 1
 
 
 def main() -> None:
