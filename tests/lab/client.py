@@ -14,7 +14,8 @@ import json
 import sys
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
 import openai
@@ -59,6 +60,9 @@ class Counts:
     errors: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
 
+    def document(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
 
 async def load(client: openai.AsyncOpenAI, model: str, requests: int, workers: int) -> None:
     """Many requests at once, every second one streamed, without a retry by the client."""
@@ -75,7 +79,7 @@ async def load(client: openai.AsyncOpenAI, model: str, requests: int, workers: i
             counts.slowest_sec = max(counts.slowest_sec, round(time.monotonic() - began, 2))
 
     await asyncio.gather(*(work() for _ in range(workers)))
-    show(f"{json.dumps(asdict(counts))}\n")
+    show(f"{json.dumps(counts.document())}\n")
 
 
 def show(text: str) -> None:
