@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,6 +156,7 @@ class Proxy:
         self.process: asyncio.subprocess.Process | None = None
         self.during_check: Callable[[], None] = lambda: None
         self.reloading: list[Callable[[], None]] = []  # a reload is under way; each look calls the next
+        self.just_reloaded: list[Callable[[], None]] = []  # it has just ended; likewise
         self.nginx = Nginx(directory, self, deadline_sec=8.0)
 
     async def start(self, unit: str) -> str:
@@ -194,10 +196,18 @@ class Proxy:
 
     async def read_units(self, units: Iterable[str]) -> dict[str, UnitFacts]:
         state = "reloading" if self.reloading else "active"
-        if self.reloading:
-            self.reloading.pop(0)()
+        changed_usec = int(time.monotonic() * 1e6) if self.just_reloaded else 0
+        for looks in (self.reloading, self.just_reloaded):
+            if looks:
+                looks.pop(0)()
         return {
-            unit: UnitFacts(unit=unit, load_state="loaded", active_state=state, sub_state="")
+            unit: UnitFacts(
+                unit=unit,
+                load_state="loaded",
+                active_state=state,
+                sub_state="",
+                state_change_usec=changed_usec,
+            )
             for unit in units
         }
 

@@ -431,8 +431,9 @@ async def test_a_proxy_that_was_killed_is_started_with_the_same_files(front: Fro
     assert (await front.ask()).status == 200
 
 
+@pytest.mark.parametrize("when", ["reloading", "just_reloaded"])
 async def test_a_reload_that_takes_long_is_not_asked_for_twice(
-    front: Front, monkeypatch: pytest.MonkeyPatch
+    front: Front, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     monkeypatch.setattr(nginx_adapter, "_ANSWER_SEC", 0.3)
     first, second = front.engines
@@ -442,7 +443,7 @@ async def test_a_reload_that_takes_long_is_not_asked_for_twice(
         (front.proxy.directory / name).write_text(text)
     process = front.proxy.process
     assert process is not None
-    front.proxy.reloading = [lambda: process.send_signal(signal.SIGHUP)]
+    setattr(front.proxy, when, [lambda: process.send_signal(signal.SIGHUP)])
     front.proxy.jobs.clear()
     outcome = await front.proxy.nginx.install(wanted)
     assert (outcome.is_written, outcome.is_reloaded, front.proxy.jobs) == (False, False, [])

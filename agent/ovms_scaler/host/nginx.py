@@ -4,9 +4,8 @@
 import asyncio
 import contextlib
 import fcntl
-import os
 import shutil
-import stat
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from ovms_scaler.core import route
 from ovms_scaler.core.facts import UnitFacts
 from ovms_scaler.core.route import ProxyFiles
 from ovms_scaler.errors import DeadlineError, HostError
-from ovms_scaler.host import files
+from ovms_scaler.host import emerg_log, files
 
 PROXY_UNIT = "ovms-scaler-proxy.service"
 CHECK_UNIT = "ovms-scaler-proxy-check.service"
@@ -26,7 +25,6 @@ _RELOAD_SEC = 40.0  # beyond the proxy's TimeoutStartSec=, which bounds a reload
 # nginx's master lets old workers take clients for 100 ms beside the new ones before it tells them to leave
 # (ngx_msleep(100) in ngx_process_cycle.c); after this long with new answers only, the old ones are out.
 _SETTLED_SEC = 0.2
-_LOG_BYTES = 4096
 
 
 class Jobs(Protocol):
@@ -135,7 +133,7 @@ class Nginx:
             files.write_text(candidate / name, text)
         result = await self._jobs.start(CHECK_UNIT)
         if result != "done":
-            why = _read_tail(self._directory / "check.log") or f"{CHECK_UNIT}: {result}"
+            why = emerg_log.read_tail(self._directory / "check.log") or f"{CHECK_UNIT}: {result}"
             raise HostError(
                 f"cannot use the new proxy configuration: nginx refuses it: {why}",
                 hint=f"it is in {candidate}; the proxy runs on with the previous one",
@@ -163,12 +161,12 @@ class Nginx:
     async def _activate(self, generation: str, *, running: str | None) -> None:
         """Start or reload the proxy and wait until it answers with ``generation``."""
         # A start begins a new log, which can be as long as the one before: what it says is all of now.
-        seen = 0 if running is None else _read_size(self._emerg)
+        seen = 0 if running is None else emerg_log.read_size(self._emerg)
         job = self._jobs.start if running is None else self._jobs.reload
         await self._run(job, seen=seen)
         if running is None and await self.read_generation() != generation:
             # It was active after all and only did not answer: a start changes nothing then.
-            seen = _read_size(self._emerg)
+            seen = emerg_log.read_size(self._emerg)
             await self._run(self._jobs.reload, seen=seen)
         try:
             async with asyncio.timeout(self._deadline_sec):
@@ -176,7 +174,7 @@ class Nginx:
                 settled_sec = 0.0 if running is None else _SETTLED_SEC
                 await self._wait_until_settled(generation, seen=seen, settled_sec=settled_sec)
         except TimeoutError:
-            why = _read_tail(self._emerg, since=seen) or "it said nothing"
+            why = emerg_log.read_tail(self._emerg, since=seen) or "it said nothing"
             raise DeadlineError(
                 f"cannot reload the proxy: generation {generation} does not answer after "
                 f"{self._deadline_sec:g} s: {why}",
@@ -193,12 +191,15 @@ class Nginx:
                 while True:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(patience_sec):
-                            await self._wait_until_settled(generation, seen=_read_size(self._emerg))
+                            await self._wait_until_settled(generation, seen=emerg_log.read_size(self._emerg))
                             return True
+                    # New workers come after systemd is done with a reload.
+                    patience_sec = self._deadline_sec
                     proxy = (await self._jobs.read_units([PROXY_UNIT]))[PROXY_UNIT]
                     if proxy.active_state != "reloading":
-                        return False
-                    patience_sec = self._deadline_sec  # new workers come after systemd is done
+                        patience_sec -= time.monotonic() - proxy.state_change_usec / 1e6
+                        if patience_sec <= 0:
+                            return False
         return False
 
     async def _wait_until_settled(
@@ -211,7 +212,7 @@ class Nginx:
             # Whoever stops meanwhile writes a newer generation, which is as good.
             if await self.read_generation() not in (generation, self.read().generation):
                 since = loop.time()
-                refusal = _read_tail(self._emerg, since=seen)
+                refusal = emerg_log.read_tail(self._emerg, since=seen)
                 # A bind() is tried five times over 2.5 s and may yet succeed; anything else is final.
                 if any(" bind() to " not in line for line in refusal.splitlines()):
                     raise HostError(f"cannot reload the proxy: nginx keeps its configuration: {refusal}")
@@ -222,7 +223,7 @@ class Nginx:
     async def _run(self, job: Callable[[str], Awaitable[str]], *, seen: int) -> None:
         result = await job(PROXY_UNIT)
         if result != "done":
-            why = _read_tail(self._emerg, since=seen) or f"the job's result is {result!r}"
+            why = emerg_log.read_tail(self._emerg, since=seen) or f"the job's result is {result!r}"
             raise HostError(f"cannot {job.__name__} the proxy: {why}", hint=f"journalctl -u {PROXY_UNIT}")
 
     async def _go_back(self, previous: ProxyFiles, wanted: ProxyFiles, *, because: HostError) -> None:
@@ -274,27 +275,3 @@ def _explained() -> Iterator[None]:
 def _writing_order(name: str) -> tuple[bool, str]:
     # Routes first: a configuration that is new never finds its upstreams empty.
     return (not name.startswith("routes/"), name)
-
-
-def _read_size(path: Path) -> int:
-    try:
-        return path.lstat().st_size
-    except OSError:
-        return 0
-
-
-def _read_tail(path: Path, *, since: int = 0) -> str:
-    """The lines marked [emerg], from ``since`` on. The proxy's user owns the file: follow no link."""
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return ""
-    try:
-        found = os.fstat(file)
-        if not stat.S_ISREG(found.st_mode):
-            return ""
-        start = since if since <= found.st_size else 0
-        text = os.pread(file, _LOG_BYTES, max(start, found.st_size - _LOG_BYTES)).decode(errors="replace")
-    finally:
-        os.close(file)
-    return "\n".join(line.strip() for line in text.splitlines() if "[emerg]" in line)
