@@ -20,6 +20,8 @@ class Guest(abc.ABC):
     """A booted system. Leaving its `with` block ends it as pulling the plug does."""
 
     live: ClassVar[list["Guest"]] = []
+    # How often wait_for() asks, in seconds.
+    poll_sec: ClassVar[float] = 0.05
 
     def __init__(self, *, name: str, directory: Path) -> None:
         self.name = name
@@ -163,7 +165,7 @@ class Guest(abc.ABC):
         while not self._holds(condition):
             if time.monotonic() > deadline:
                 raise LabError(f"waited {timeout_sec} s for {what} on {self.name!r}\n{self.diagnostics()}")
-            time.sleep(0.05)
+            time.sleep(self.poll_sec)
 
     def wait_for_journal(self, pattern: str, *, unit: str = "", timeout_sec: float = 30) -> str:
         """The first line in the journal of this boot that matches the extended regular expression."""

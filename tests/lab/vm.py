@@ -23,6 +23,9 @@ from lab.vm_udev import Events
 class Vm(Guest):
     """One booted virtual machine. Its disk is as the image says at each boot."""
 
+    # To answer takes an emulated processor a good part of a second, which what is waited for needs itself.
+    poll_sec = 0.5
+
     def __init__(self, *, name: str) -> None:
         hosts = paths.CACHE / "hosts"
         hosts.mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print what took time before the first test."""
+    """Print what took time, before the first test and in the machine."""
     for line in config.stash.get(TIMES, []):
         terminalreporter.write_line(line)
 
@@ -58,6 +58,13 @@ def booted(pytestconfig: pytest.Config) -> Iterator[Vm]:
         times = f"image {built_sec:.0f} s, boot {vm.boot_sec:.0f} s with {vm.accelerator}"
         pytestconfig.stash[TIMES] = [f"virtual machine: {times}"]
         yield vm
+
+
+@pytest.fixture
+def times(pytestconfig: pytest.Config, booted: Vm) -> list[str]:
+    """Lines to print at the end; times of an emulated machine tell of it, not of a real one."""
+    del booted
+    return pytestconfig.stash[TIMES]
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from lab.vm import Vm
 from system import agent_host
 from system.agent_host import Document, Traffic
+from vm import timing
 
 NODE_OF = {"0000:21:00.0": 0, "0000:22:00.0": 0, "0000:41:00.0": 2, "0000:42:00.0": 2}
 ON_CARDS = {f"card-gpu-{address}": address for address in NODE_OF}
@@ -30,7 +31,7 @@ vendors = ["0x1af4"]
 
 # Nothing answers fast where every processor is emulated.
 [health]
-interval_sec = 2.0
+interval_sec = 5.0
 timeout_sec = 30.0
 """
 # What the agent keeps on disk, by content; the proxy's own directory and its lock are nobody's plan.
@@ -177,12 +178,14 @@ def test_each_process_has_its_own_card_and_can_open_no_other(serving: Vm) -> Non
         assert not open_inside(serving, pids[name], f"/proc/1/root{min(every)}")
 
 
-def test_a_card_that_is_pulled_and_put_back_is_noticed_by_its_own_requests_only(host: Vm) -> None:
-    before = read_footprint(host, but=VICTIM)
+def test_a_card_that_is_pulled_and_put_back_is_noticed_by_its_own_requests_only(
+    host: Vm, times: list[str]
+) -> None:
+    before, measured = read_footprint(host, but=VICTIM), timing.Times()
     with Traffic(host, workers=2, max_tokens=8) as traffic:
         for number in range(ROUNDS):
             traffic.wait_for_answers(host, 5)
-            reloads = count_reloads(host)
+            reloads, pulled_sec = count_reloads(host), timing.read_clock(host)
             host.remove_card(PULLED)
             agent_host.wait_until_routed(host, 7, timeout_sec=60)
             state = agent_host.wait_for_state(host, VICTIM, "waiting", reason="is not there", timeout_sec=60)
@@ -190,9 +193,13 @@ def test_a_card_that_is_pulled_and_put_back_is_noticed_by_its_own_requests_only(
             host.wait_for(f"! test -e {DROP_IN}", 30, "its files to be removed")
             traffic.wait_for_answers(host, 5)
             assert count_reloads(host) == reloads + 1, f"round {number}"
+            measured.add_removal(host, pulled_sec)
+            plugged_sec = timing.read_clock(host)
             host.rescan()
             agent_host.wait_until_routed(host, 8, timeout_sec=120)
+            measured.add_return(host, plugged_sec)
             assert count_reloads(host) == reloads + 2, f"round {number}"
+    times += measured.lines()
     assert read_footprint(host, but=VICTIM) == before
     assert traffic.counts["lost"] == []
     assert set(traffic.counts["cut_by"]) <= {VICTIM}
