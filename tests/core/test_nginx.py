@@ -15,7 +15,7 @@ CHAT = nginx.Upstream(
 )
 ROUTE = (
     "# chat-numa0 invocation=0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f\n"
-    "server 127.0.0.1:8003 weight=32 max_conns=1281 max_fails=0;\n"
+    "server 127.0.0.1:8003 weight=32 max_conns=1281 max_fails=3 fail_timeout=1s;\n"
 )
 
 
@@ -38,6 +38,11 @@ def test_route_is_one_comment_and_one_server_and_reads_back() -> None:
     assert nginx.parse_route(nginx.render_route(card)) == card
 
 
+def test_route_of_an_earlier_version_is_still_one() -> None:
+    # Else an upgrade would take everything out of rotation until it had been warmed again.
+    assert nginx.parse_route(ROUTE.replace("max_fails=3 fail_timeout=1s", "max_fails=0")) == MEMBER
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -48,7 +53,7 @@ def test_route_is_one_comment_and_one_server_and_reads_back() -> None:
         pytest.param(ROUTE.replace("8003", "99999"), id="port too high"),
         pytest.param(ROUTE.replace("127.0.0.1", "10.0.0.1"), id="another host"),
         pytest.param(ROUTE.replace("chat-numa0", "Chat"), id="no instance id"),
-        pytest.param(ROUTE.replace(" max_fails=0", ""), id="max_fails missing"),
+        pytest.param(ROUTE.replace(" max_fails=3", ""), id="max_fails missing"),
         pytest.param(ROUTE.replace("0f0f", "0F0F"), id="invocation in capitals"),
         pytest.param(ROUTE.rstrip(), id="cut off"),
     ],

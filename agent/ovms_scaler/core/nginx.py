@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ovms_scaler.core import nginx_text
+from ovms_scaler.core.nginx_again import render_again_locations, render_again_map
 from ovms_scaler.core.nginx_text import block, check_name, check_number, check_path
 from ovms_scaler.core.route import (
     CONFIGURATION,
@@ -187,6 +188,7 @@ def _render_http(settings: ProxySettings, fronts: tuple[Front, ...]) -> Iterable
     yield from (*nginx_text.render_access_format(), "")
     yield from ("# Only what serves may pass, compared in the spelling in which the engine would get it.",)
     yield from (*nginx_text.render_refusal_map(), "", *nginx_text.render_error_map())
+    yield from ("", *render_again_map())
     for front in fronts:
         prefixes = [upstream.prefix for upstream in front.upstreams]
         if not prefixes or len(set(prefixes)) < len(prefixes) or ("" in prefixes and len(prefixes) > 1):
@@ -203,6 +205,7 @@ def _render_http(settings: ProxySettings, fronts: tuple[Front, ...]) -> Iterable
             tuple((upstream.name, upstream.prefix) for upstream in front.upstreams),
             retry_after_sec=retry_after_sec,
             access_socket=settings.access_socket,
+            again=render_again_locations(),
         )
 
 
@@ -257,8 +260,10 @@ def _render_passing(settings: ProxySettings) -> Iterable[str]:
         f"proxy_read_timeout {read_timeout_sec}s;",
         "# A request whose answer has not begun is passed on to one other instance, never more: if it kills",
         "# its engine it must not kill them all. unavailable.sock counts as the other one. An engine whose",
-        "# model is still loading says 404. What has waited the whole read timeout is not passed on.",
-        "proxy_next_upstream error timeout invalid_header http_404 http_502 http_503 non_idempotent;",
+        "# model is still loading says 404, which is no failure; other errors that it tells would be, and",
+        "# engines tell anybody who asks for it (GET /v2/health/ready). What has waited the whole read",
+        "# timeout is not passed on.",
+        "proxy_next_upstream error timeout invalid_header http_404 non_idempotent;",
         "proxy_next_upstream_tries 2;",
         f"proxy_next_upstream_timeout {read_timeout_sec}s;",
         "proxy_ignore_headers X-Accel-Limit-Rate X-Accel-Buffering X-Accel-Charset;",

@@ -57,11 +57,11 @@ _ERRORS = {
 }
 # 494 is what nginx calls headers that are too large; it is sent as 400.
 _ERROR_STATUSES = " ".join(str(status) for status in sorted((*_ERRORS, 494)))
-_ERROR_PATH = "/.ovms-scaler/error"
+ERROR_PATH = "/.ovms-scaler/error"
 # What unavailable.sock answers besides X-Accel-Redirect: no reason for nginx to ask yet another server.
 REDIRECT_STATUS = 200
 # $ovms_uri is passed as it is, byte for byte; a literal URI here would be decoded and encoded anew.
-_PASS = "proxy_pass http://$ovms_upstream$ovms_uri;"
+PASS = "proxy_pass http://$ovms_upstream$ovms_uri;"
 
 
 def block(head: str, *body: str) -> list[str]:
@@ -223,8 +223,9 @@ def render_http_server(
     *,
     retry_after_sec: int,
     access_socket: str,
+    again: list[str],
 ) -> list[str]:
-    """A front for requests. ``upstreams``: (name, prefix), the prefix "" for the only one."""
+    """A front for requests. ``upstreams``: (name, prefix), "" for the only one; ``again``: core/nginx_again."""
     choose = []
     for name, prefix in upstreams:
         if prefix:
@@ -245,23 +246,24 @@ def render_http_server(
         "",
         *render_access_log(access_socket),
         "",
-        *block("location /", *begin, *choose, *block("if ($ovms_refused)", "return 404;"), _PASS),
+        *block("location /", *begin, *choose, *block("if ($ovms_refused)", "return 404;"), PASS),
         "",
         "# unavailable.sock sends the request here. If an instance was asked before and said 404, that is",
         "# the answer (there was no second instance to ask): get it again, for its own words.",
         *block(
             "location @last_resort",
             "error_page 418 = @only_answer;",
-            *block(f'if ($upstream_status = "404, {REDIRECT_STATUS}")', "return 418;"),
+            *block(f'if ($upstream_status ~ "(?:^| )404, {REDIRECT_STATUS}$")', "return 418;"),
             f"add_header Retry-After {retry_after_sec} always;",
             f"return 503 '{render_error(503)}';",
         ),
-        *block("location @only_answer", "proxy_next_upstream off;", _PASS),
+        *block("location @only_answer", "proxy_next_upstream off;", PASS),
+        *again,
         "",
         "# What nginx itself has to say, in the form that OpenAI's clients expect. An engine's words pass",
         "# untouched.",
-        f"error_page {_ERROR_STATUSES} {_ERROR_PATH};",
-        *block(f"location = {_ERROR_PATH}", "internal;", "return 200 $ovms_error;"),
+        f"error_page {_ERROR_STATUSES} {ERROR_PATH};",
+        *block(f"location = {ERROR_PATH}", "internal;", "return 200 $ovms_error;"),
     )
 
 

@@ -11,10 +11,15 @@ from ovms_scaler.errors import InputError
 
 CONFIGURATION = "nginx.conf"
 GENERATION = "generation.conf"
+# When nginx itself leaves an instance alone, for 1 to 2 s: least_conn would give one that is dead every
+# request until the reload that removes it. One or two resets are no death, and must not cost an upstream of
+# one its only instance; what an instance answers is no failure, whatever the status (proxy_next_upstream).
+_FAILING = "max_fails=3 fail_timeout=1s"
+_EARLIER = "max_fails=0"  # what such a route says that an earlier version wrote, and still means
 _ROUTE = re.compile(
     r"# (?P<instance>[^ \n]+) invocation=(?P<invocation>[0-9a-f]{32})\n"
     r"server 127\.0\.0\.1:(?P<port>[0-9]{1,5}) weight=(?P<weight>[0-9]{1,9}) "
-    r"max_conns=(?P<max_conns>[0-9]{1,9}) max_fails=0;\n"
+    rf"max_conns=(?P<max_conns>[0-9]{{1,9}}) {_FAILING};\n"
 )
 _INSTANCE = re.compile(r"[a-z0-9](?:[a-z0-9:.-]{0,198}[a-z0-9])?")
 _INVOCATION = re.compile(r"[0-9a-f]{32}")
@@ -62,14 +67,13 @@ def render_route(member: Member) -> str:
     max_conns = check_number(member.max_conns, what="max_conns", high=999_999_999)
     return (
         f"# {check_instance(member.instance)} invocation={member.invocation}\n"
-        # max_fails=0: nginx takes no instance out by itself. Its verdict would put the last one out too,
-        # and the agent knows better and sooner.
-        f"server 127.0.0.1:{port} weight={weight} max_conns={max_conns} max_fails=0;\n"
+        f"server 127.0.0.1:{port} weight={weight} max_conns={max_conns} {_FAILING};\n"
     )
 
 
 def parse_route(text: str) -> Member:
     """Read back what ``render_route`` wrote. Raises InputError for anything else."""
+    text = text.replace(f" {_EARLIER};\n", f" {_FAILING};\n")
     found = _ROUTE.fullmatch(text)
     if found is None:
         raise InputError(f"cannot read route {text[:200]!r}: it must be a comment and a server line")
