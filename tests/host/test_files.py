@@ -24,6 +24,22 @@ def test_write_makes_directories_and_a_file_that_everybody_may_read(tmp_path: Pa
 
 
 @pytest.mark.parametrize("durable", [False, True], ids=["in memory", "on disk"])
+def test_durable_write_waits_for_the_text_and_for_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, durable: bool
+) -> None:
+    synced: list[bool] = []
+    sync = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(stat.S_ISDIR(os.fstat(descriptor).st_mode))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    files.write_text(tmp_path / "file", "text", durable=durable)
+    assert synced == ([False, True] if durable else [])
+
+
+@pytest.mark.parametrize("durable", [False, True], ids=["in memory", "on disk"])
 def test_write_of_the_same_text_touches_nothing(tmp_path: Path, *, durable: bool) -> None:
     path = tmp_path / "file"
     files.write_text(path, "same", durable=durable)

@@ -30,8 +30,9 @@ def write_text(path: Path, text: str, *, durable: bool = False) -> bool:
     """Replace the file in one step; False when it says that already. Parent directories are made.
 
     A reader sees the old text or the new one, never a part: the text goes to a file beside it, which is then
-    renamed (rename(2)). ``durable`` also waits until it is on the disk. Raises HostError; then the old text
-    stands.
+    renamed (rename(2)). ``durable`` also waits until text and name are on the disk: without the directory a
+    power failure may bring the old file back (fsync(2)). Raises HostError; then the old text stands, unless
+    it was that wait that failed.
     """
     try:
         if path.read_bytes() == text.encode():
@@ -49,12 +50,23 @@ def write_text(path: Path, text: str, *, durable: bool = False) -> bool:
             if durable:
                 os.fsync(stream.fileno())
         os.replace(temporary, path)
+        temporary = None
+        if durable:
+            _sync_directory(path.parent)
     except OSError as error:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
         raise HostError(f"cannot write {path}: {_why(error)}", hint=_way_out(error)) from error
     return True
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_all(root: Path, files: Mapping[str, str]) -> tuple[str, ...]:
