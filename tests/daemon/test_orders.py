@@ -120,21 +120,31 @@ async def test_reset_restarts_what_failed_and_still_runs_and_nothing_else(host: 
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"drained": {}}'])
-async def test_orders_that_cannot_be_read_are_told_and_replaced_by_the_next(
+async def test_orders_that_cannot_be_read_start_nobody_until_the_administrator_says_so(
     host: DaemonHost, text: str
 ) -> None:
     prepare(host)
-    path = host.root / "var/lib/ovms-scaler/orders.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(text)
     async with running(host) as run:
         await serve(host, run)
+        run.agent.orders.drain(FIRST, allow_outage=False)
+        await run.until_state("drained", FIRST)
+    await host.health.close()
+    (host.root / "var/lib/ovms-scaler/orders.json").write_text(text)
+    calls = list(host.units.calls)
+    async with running(host) as run:
+        await run.until(lambda: bool(run.agent.document()["deferred"]))
         (problem,) = json.loads(json.dumps(run.agent.document()))["problems"]
         assert "cannot use the orders" in problem
-        assert "order it again" in problem
-        run.agent.orders.pause()
+        assert "the agent is paused" in problem
+        assert "ovms-scalerctl resume" in problem
+        assert run.read(SECOND)["in_rotation"] is True
+        assert host.units.calls == calls
+        run.agent.orders.drain(FIRST, allow_outage=False)
         assert run.agent.document()["problems"] == []
-    assert host.store.read_orders().is_paused
+        run.agent.orders.resume()
+        await run.until_state("drained", FIRST)
+        assert host.units.calls == calls
+    assert host.store.read_orders().drained.keys() == {FIRST}
 
 
 async def test_an_order_that_cannot_be_written_is_not_taken(host: DaemonHost) -> None:

@@ -32,6 +32,8 @@ class View:
 class OrderDesk:
     """The orders in force. Each order is on disk before it is answered; the next pass carries it out.
 
+    When those on disk cannot be used the agent is paused, until somebody has it resume.
+
     Orders raise UnknownNameError, RefusedError, and HostError when they cannot be written down. Those about
     instances return the ids of these.
     """
@@ -48,8 +50,10 @@ class OrderDesk:
         try:
             self.current = store.read_orders()
         except HostError as error:
+            # Who is drained is not known: whatever is started or routed might be.
+            self.current = Orders(paused_since=round(time.time(), 3))
             self.problem = str(error)
-            log.error("going on without orders", error=error.message, hint=error.hint)
+            log.error("paused, as the orders are not known", error=error.message, hint=error.hint)
 
     def drain(self, name: str, *, allow_outage: bool) -> tuple[str, ...]:
         target, facts = self._look()
