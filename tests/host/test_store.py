@@ -224,4 +224,4 @@ def test_orders_that_cannot_be_trusted_are_refused(store: Store, tmp_path: Path,
     with pytest.raises(HostError, match=f"cannot use the orders {path}: ") as caught:
         store.read_orders()
     assert caught.value.hint is not None
-    assert "order it again" in caught.value.hint
+    assert "ovms-scalerctl resume" in caught.value.hint
