@@ -101,6 +101,7 @@ class Engine:
     text: str = '{"from": "engine"}'
     is_crashing: bool = False
     hold: asyncio.Event | None = None
+    rest: asyncio.Event | None = None  # answers begin at once and end when it is set
     requests: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
@@ -142,7 +143,10 @@ class Engine:
             return False
         body = self.text.encode()
         headers = f"Content-Length: {len(body)}\r\nX-OVMS-Instance: forged\r\n\r\n"
-        writer.write(f"HTTP/1.1 {self.status} X\r\n{headers}".encode() + body)
+        writer.write(f"HTTP/1.1 {self.status} X\r\n{headers}".encode() + body[:1])
+        if self.rest is not None:
+            await self.rest.wait()
+        writer.write(body[1:])
         await writer.drain()
         return "Connection: close" not in head
 
@@ -249,8 +253,8 @@ async def engines(*names: str) -> AsyncIterator[list[Engine]]:
         yield started
     finally:
         for engine in started:
-            if engine.hold is not None:
-                engine.hold.set()
+            for event in filter(None, (engine.hold, engine.rest)):
+                event.set()
             await engine.stop()
 
 
@@ -286,6 +290,7 @@ def render(
     *,
     mode: nginx.ProxyMode = nginx.ProxyMode.http,
     read_timeout_sec: int = 5,
+    shutdown_timeout_sec: int = 3600,
     client_max_body_bytes: int = 1 << 24,
 ) -> nginx.ProxyFiles:
     settings = nginx.ProxySettings(
@@ -294,6 +299,7 @@ def render(
         mode=mode,
         read_timeout_sec=read_timeout_sec,
         connect_timeout_sec=1,
+        shutdown_timeout_sec=shutdown_timeout_sec,
         client_max_body_bytes=client_max_body_bytes,
         directory=str(directory),
         cache_directory=str(directory / "cache"),

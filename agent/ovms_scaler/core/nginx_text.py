@@ -142,9 +142,9 @@ def render_access_format() -> list[str]:
     fields = (
         "client:remote_addr", "status:status", "upstream:upstream_addr", "upstream_status:upstream_status",
         "request_time:request_time", "upstream_header_time:upstream_header_time", "bytes:bytes_sent",
+        "completion:request_completion", "worker:pid",
     )  # fmt: skip
-    pairs = (field.split(":") for field in fields)
-    text = ",".join(f'"{name}":"${variable}"' for name, variable in pairs)
+    text = ",".join('"{}":"${}"'.format(*field.split(":")) for field in fields)
     return [
         f"log_format ovms escape=json '{{{text}}}';",
         *block("map $request_method $ovms_infers", 'default "";', 'POST "1";'),
@@ -225,7 +225,7 @@ def render_http_server(
     access_socket: str,
     again: list[str],
 ) -> list[str]:
-    """A front for requests. ``upstreams``: (name, prefix), "" for the only one; ``again``: core/nginx_again."""
+    """A front for requests. ``upstreams``: (name, prefix), "" for the only one; ``again``: nginx_again."""
     choose = []
     for name, prefix in upstreams:
         if prefix:
@@ -248,8 +248,8 @@ def render_http_server(
         "",
         *block("location /", *begin, *choose, *block("if ($ovms_refused)", "return 404;"), PASS),
         "",
-        "# unavailable.sock sends the request here. If an instance was asked before and said 404, that is",
-        "# the answer (there was no second instance to ask): get it again, for its own words.",
+        "# unavailable.sock sends the request here. If an instance said 404 before, that is the answer, as",
+        "# there was no second one to ask: get it again, for its own words.",
         *block(
             "location @last_resort",
             "error_page 418 = @only_answer;",
