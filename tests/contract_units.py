@@ -2,6 +2,7 @@
 """What everything that stands for systemd must do: run on the fake in memory and on booted systemd hosts."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from ovms_scaler.core.facts import ExecFacts, UnitFacts
 from ovms_scaler.errors import DeadlineError, HostError
+from ovms_scaler.host.systemd_view import Seen
 
 UNIT = "ovms@a.service"
 OTHER = "ovms@b.service"
@@ -29,7 +31,7 @@ ExecStart=/bin/sleep infinity
 class Units(Protocol):
     def subscribe(self, changed: Callable[[str], None]) -> None: ...
     async def read_units(self, units: Iterable[str]) -> dict[str, UnitFacts]: ...
-    async def list_units(self, patterns: Iterable[str]) -> tuple[str, ...]: ...
+    async def look(self, units: Iterable[str], patterns: Iterable[str]) -> Seen: ...
     async def read_exec(self, unit: str) -> ExecFacts: ...
     async def start(self, unit: str, *, wait: bool = True, deadline_sec: float = 100) -> str: ...
     async def stop(self, unit: str, *, wait: bool = True, deadline_sec: float = 100) -> str: ...
@@ -67,10 +69,15 @@ class Bench:
             while await self.changes.get() != unit:
                 pass
 
-    async def wait_until(self, holds: Callable[[UnitFacts], bool], *, unit: str = UNIT) -> UnitFacts:
-        """Look after each reported change, as the agent does."""
+    async def look(self) -> UnitFacts:
+        return (await self.units.look([UNIT], [])).units[UNIT]
+
+    async def wait_until(
+        self, holds: Callable[[UnitFacts], bool], *, read: Callable[[], Awaitable[UnitFacts]] | None = None
+    ) -> UnitFacts:
+        """Read after each reported change, as the agent does."""
         async with asyncio.timeout(LIMIT_SEC):
-            while not holds(facts := await self.read(unit)):
+            while not holds(facts := await (read or self.read)()):
                 await self.changes.get()
         return facts
 
@@ -194,14 +201,48 @@ class UnitsContract:
         with pytest.raises(HostError, match=r"cannot start ovms-nothing\.service: unit is not installed"):
             await bench.units.start("ovms-nothing.service")
 
-    async def test_list_finds_what_runs(self, bench: Bench) -> None:
+    async def test_look_finds_what_is_asked_for_and_what_runs(self, bench: Bench) -> None:
         bench.place(UNIT)
         bench.place(OTHER)
         await bench.units.start(UNIT)
         await bench.units.start(OTHER)
-        assert await bench.units.list_units(["ovms@*.service"]) == (UNIT, OTHER)
-        assert await bench.units.list_units(["ovms@b*", "ovms-nothing*"]) == (OTHER,)
-        assert await bench.units.list_units(["ovms-nothing*"]) == ()
+        before = time.monotonic()
+        seen = await bench.units.look([UNIT, "ovms-nothing.service"], ["ovms@b*", "ovms-nothing*"])
+        assert dict(seen.units) == await bench.units.read_units([UNIT, OTHER, "ovms-nothing.service"])
+        assert before <= seen.since_sec <= time.monotonic()
+        assert (await bench.units.look([], ["ovms-nothing*"])).units == {}
+
+    async def test_look_knows_of_every_change(self, bench: Bench) -> None:
+        bench.place(UNIT)
+        assert not (await bench.look()).is_running
+        await bench.units.start(UNIT)
+        first = await bench.look()
+        assert await bench.look() == first == await bench.read()
+        await bench.kill(UNIT)
+        dead = await bench.wait_until(lambda facts: facts.main_pid != first.main_pid, read=bench.look)
+        assert (dead.result, dead.exec_main_code, dead.exec_main_status) == ("signal", 2, 9)
+        bench.restart_elapsed(UNIT)
+        after = await bench.wait_until(lambda facts: facts.active_state == "active", read=bench.look)
+        assert after.restarts == 1
+        await bench.units.stop(UNIT)
+        assert not (await bench.look()).is_running
+
+    async def test_look_knows_of_a_mask(self, bench: Bench) -> None:
+        assert (await bench.look()).load_state == "loaded"
+        await bench.mask(UNIT)
+        await bench.wait_until(lambda facts: facts.load_state == "masked", read=bench.look)
+
+    async def test_look_does_not_wait_for_a_stuck_systemd(self, bench: Bench) -> None:
+        bench.place(UNIT)
+        await bench.look()
+        bench.freeze()
+        try:
+            with pytest.raises(DeadlineError, match=rf"read {UNIT}: systemd did not answer in 1 s$"):
+                await bench.look()
+        finally:
+            bench.thaw()
+        await bench.wait_for_change("")
+        assert await bench.look() == await bench.read()
 
     async def test_exec_is_read_back_as_written(self, bench: Bench) -> None:
         bench.place(UNIT)
@@ -215,6 +256,10 @@ class UnitsContract:
             argv=("/bin/sleep", "infinity"),
             drop_in_paths=(f"/run/systemd/system/{UNIT}.d/50-placement.conf",),
         )
+
+    async def test_exec_of_what_is_no_service_is_refused(self, bench: Bench) -> None:
+        with pytest.raises(HostError, match="not a service"):
+            await bench.units.read_exec("ovms.target")
 
     async def test_placement_changed_under_a_running_unit_needs_a_reload(self, bench: Bench) -> None:
         bench.place(UNIT)

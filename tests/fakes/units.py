@@ -4,6 +4,7 @@
 import asyncio
 import fnmatch
 import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import systemd_syntax
 
 from ovms_scaler.core.facts import ExecFacts, UnitFacts
 from ovms_scaler.errors import DeadlineError, HostError
+from ovms_scaler.host.systemd_view import LOOK_SEC, Seen
 
 STOPPED = {"active_state": "inactive", "sub_state": "dead", "main_pid": 0}
 
@@ -63,13 +65,17 @@ class FakeUnits:
         await self._answer(f"read {', '.join(wanted)}", 10)
         return {unit: self.read_unit(unit) for unit in wanted}
 
-    async def list_units(self, patterns: Iterable[str]) -> tuple[str, ...]:
-        wanted = tuple(patterns)
-        await self._answer(f"list {', '.join(wanted)}", 10)
-        return tuple(sorted(unit for unit in self.loaded if matches(unit, wanted)))
+    async def look(self, units: Iterable[str], patterns: Iterable[str]) -> Seen:
+        wanted, listed = set(units), tuple(patterns)
+        since = time.monotonic()
+        await self._answer(f"read {', '.join(sorted(wanted))}", LOOK_SEC, is_read=True)
+        wanted |= {unit for unit in self.loaded if matches(unit, listed)}
+        return Seen(units={unit: self.read_unit(unit) for unit in sorted(wanted)}, since_sec=since)
 
     async def read_exec(self, unit: str) -> ExecFacts:
         await self._answer(f"read {unit}", 10)
+        if not unit.endswith(".service"):
+            raise HostError("cannot read how systemd runs it: it is not a service")
         text = self.loaded[unit].text if unit in self.loaded else self._read_text(unit)
         return parse_drop_in(text, path=str(drop_in_path(unit)))
 
@@ -160,8 +166,11 @@ class FakeUnits:
 
     # How it works
 
-    async def _answer(self, what: str, deadline_sec: float) -> None:
-        """As the real one: a stuck PID 1 costs one deadline, and all others fail at once meanwhile."""
+    async def _answer(self, what: str, deadline_sec: float, *, is_read: bool = False) -> None:
+        """As the real one: a stuck PID 1 costs one deadline, and all others fail at once meanwhile.
+
+        A look does not: who wants something of it goes first.
+        """
         if self.overdue:
             raise DeadlineError(f"cannot {what}: {self.trouble}")
         try:
@@ -169,7 +178,7 @@ class FakeUnits:
             async with asyncio.timeout(deadline_sec):
                 await self.answering.wait()
         except TimeoutError:
-            self.overdue += 1
+            self.overdue += not is_read
             raise DeadlineError(f"cannot {what}: systemd did not answer in {deadline_sec:g} s") from None
 
     def thaw(self) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -15,14 +16,19 @@ from fakes.units import FakeUnits
 
 from ovms_scaler.core.facts import UnitFacts
 from ovms_scaler.errors import DeadlineError, HostError
-from ovms_scaler.host import systemd_worker, unit_properties
+from ovms_scaler.host import systemd_view, systemd_worker, unit_properties
 from ovms_scaler.host.systemd import Systemd
 
-UNIT = "ovms@a.service"
+UNIT, OTHER = "ovms@a.service", "ovms@b.service"
 
 # Answers as the worker does, by the name of the unit that it is asked for.
 SCRIPT = """
 import json, os, sys, time
+LOADED = {"LoadState": "loaded", "ActiveState": "active", "SubState": "running", "InvocationID": [1],
+    "CPUAffinity": [], "NUMAPolicy": -1, "NUMAMask": [], "AllowedCPUs": [], "AllowedMemoryNodes": [],
+    "ExecStart": [["/bin/sleep", ["sleep", "1"]]], "DropInPaths": [],
+    "NeedDaemonReload": False, "ActiveEnterTimestampMonotonic": 1, "StateChangeTimestampMonotonic": 1}
+def calls_of(name): return [call for call in open("calls").read().split() if call == name]
 def say(**message): print(json.dumps(message), flush=True)
 if os.path.exists("lost"): say(event="lost", why="no such bus"); sys.exit(1)
 say(event="ready")
@@ -40,6 +46,13 @@ for line in sys.stdin:
         sys.stdout.write(json.dumps({"id": request["id"], "result": 7}) + "\\n")
         if "endless" not in name: say(event="job", job=7, result="dependency")
         sys.stdout.flush()
+    elif request["call"] == "read_units":
+        unit, path = next(iter(request["args"][0].items()))
+        state = {"MainPID": len(calls_of("read_units"))} if path else {"UnitFileState": "static"}
+        say(id=request["id"], result={unit: {**LOADED, **state} if path else state})
+    elif request["call"] == "list_units":
+        loaded = open("loaded").read().split() if os.path.exists("loaded") else []
+        say(id=request["id"], result=[[unit, "loaded", "active", "running", "/" + unit] for unit in loaded])
     else: say(id=request["id"], result=[name])
     if "reloads" in name: say(event="changed", unit="")
 """
@@ -62,6 +75,14 @@ async def changes_of(systemd: Systemd) -> "asyncio.Queue[str]":
     return changes
 
 
+async def answers(systemd: Systemd, unit: str = "a") -> bool:
+    return (await systemd.read_units([unit])).keys() == {unit}
+
+
+def read_calls(directory: Path) -> list[str]:
+    return (directory / "calls").read_text().split()
+
+
 async def test_deadline_names_verb_unit_and_time(scripted: Systemd) -> None:
     with pytest.raises(DeadlineError, match=r"^cannot start slow: systemd did not answer in 0\.1 s$"):
         await scripted.start("slow", deadline_sec=0.1)
@@ -71,13 +92,13 @@ async def test_deadline_names_verb_unit_and_time(scripted: Systemd) -> None:
 async def test_call_whose_deadline_passes_in_the_queue_is_never_sent(
     scripted: Systemd, tmp_path: Path
 ) -> None:
-    first = asyncio.create_task(scripted.list_units(["slow"]))
+    first = asyncio.create_task(scripted.read_units(["slow"]))
     await asyncio.sleep(0)
     with pytest.raises(DeadlineError):
         await scripted.start("b", deadline_sec=0.1)
-    assert await first == ("['slow']",)
-    assert await scripted.list_units(["c"]) == ("['c']",)
-    assert (tmp_path / "calls").read_text().split() == ["list_units", "list_units"]
+    assert (await first).keys() == {"slow"}
+    assert await answers(scripted)
+    assert read_calls(tmp_path) == ["read_units", "read_units"]
 
 
 async def test_late_answer_ends_the_trouble_and_asks_to_look_again(scripted: Systemd) -> None:
@@ -101,14 +122,14 @@ async def test_worker_that_is_stuck_is_replaced(scripted: Systemd) -> None:
     async with asyncio.timeout(10):
         assert await changes.get() == ""
     assert scripted.worker_pid != pid
-    assert await scripted.list_units(["a"]) == ("['a']",)
+    assert await answers(scripted)
 
 
 @pytest.mark.parametrize("unit", ["dies", "nonsense"])
 async def test_worker_that_fails_is_replaced(scripted: Systemd, unit: str) -> None:
     with pytest.raises(HostError, match=f"cannot start {unit}: "):
         await scripted.start(unit)
-    assert await scripted.list_units(["a"]) == ("['a']",)
+    assert await answers(scripted)
 
 
 async def test_call_waits_for_the_next_worker(scripted: Systemd) -> None:
@@ -118,7 +139,7 @@ async def test_call_waits_for_the_next_worker(scripted: Systemd) -> None:
     os.kill(pid, signal.SIGKILL)
     async with asyncio.timeout(10):
         assert await changes.get() == ""
-    assert await scripted.list_units(["a"]) == ("['a']",)
+    assert await answers(scripted)
 
 
 async def test_job_that_ends_with_its_answer_is_not_missed(scripted: Systemd) -> None:
@@ -163,10 +184,95 @@ async def test_listener_that_raises_hurts_nobody(scripted: Systemd) -> None:
 
     scripted.subscribe(fail)
     changes = await changes_of(scripted)
-    assert await scripted.list_units(["reloads"]) == ("['reloads']",)
+    assert await answers(scripted, "reloads")
     async with asyncio.timeout(10):
         assert await changes.get() == ""
     assert len(raised) == 1
+
+
+# -- looks: what is not asked again, and who need not wait for whom
+
+
+def load(directory: Path, *units: str) -> None:
+    """These are what systemd has loaded."""
+    (directory / "loaded").write_text(" ".join(units))
+
+
+async def test_look_at_what_did_not_change_asks_for_the_list_only(scripted: Systemd, tmp_path: Path) -> None:
+    load(tmp_path, UNIT, OTHER)
+    first = await scripted.look([UNIT, "ovms.target"], ["ovms@*"])
+    assert first.units.keys() == {UNIT, OTHER, "ovms.target"}
+    assert read_calls(tmp_path) == ["list_units", *["read_units"] * 3]
+    assert (await scripted.look([UNIT, "ovms.target"], ["ovms@*"])).units == first.units
+    assert (await scripted.read_exec(UNIT)).argv == ("sleep", "1")
+    assert read_calls(tmp_path)[4:] == ["list_units"]
+
+
+async def test_look_reads_again_what_a_signal_spoke_of(scripted: Systemd, tmp_path: Path) -> None:
+    unit = "ovms@reloads.service"
+    load(tmp_path, unit)
+    # The signal comes right behind the answer: it may be of a change after that.
+    assert (await scripted.look([unit], [])).units[unit].main_pid == 1
+    assert (await scripted.look([unit], [])).units[unit].main_pid == 2
+
+
+async def test_look_reads_again_what_is_listed_in_another_state(scripted: Systemd, tmp_path: Path) -> None:
+    load(tmp_path, UNIT)
+    assert (await scripted.look([UNIT], [])).units[UNIT].is_running
+    load(tmp_path)
+    assert not (await scripted.look([UNIT], [])).units[UNIT].is_running
+    load(tmp_path, UNIT)
+    assert (await scripted.look([UNIT], [])).units[UNIT].is_running
+
+
+async def test_look_reads_again_what_no_signals_come_of(
+    scripted: Systemd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(tmp_path, UNIT, "else.service")
+    for _ in range(2):
+        await scripted.look([UNIT, "else.service"], [])
+    assert read_calls(tmp_path).count("read_units") == 3
+    monkeypatch.setattr(systemd_view, "KEPT_SEC", 0.0)
+    await scripted.look([UNIT, "else.service"], [])
+    assert read_calls(tmp_path).count("read_units") == 5
+
+
+async def test_look_that_is_late_is_not_waited_for_and_answers_the_next(
+    scripted: Systemd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(systemd_view, "LOOK_SEC", 0.1)
+    await scripted.look(["a"], [])
+    changes = await changes_of(scripted)
+    with pytest.raises(DeadlineError, match=r"^cannot read slow: systemd did not answer in 0\.1 s$"):
+        await scripted.look(["slow"], [])
+    began = time.monotonic()
+    with pytest.raises(DeadlineError):
+        await scripted.look(["slow"], [])
+    assert time.monotonic() - began < 0.1
+    async with asyncio.timeout(10):
+        assert await changes.get() == ""
+    calls = read_calls(tmp_path)
+    seen = await scripted.look(["slow"], [])
+    assert seen.units.keys() == {"slow"}
+    assert seen.since_sec < began
+    assert read_calls(tmp_path) == calls
+
+
+async def test_order_goes_before_the_rest_of_a_look(scripted: Systemd, tmp_path: Path) -> None:
+    looking = asyncio.create_task(scripted.look(["slow"], []))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert await scripted.reload("a") == "dependency"
+    await looking
+    assert read_calls(tmp_path) == ["list_units", "queue_job", "read_units"]
+
+
+async def test_look_ends_with_the_adapter(tmp_path: Path) -> None:
+    async with await Systemd.open(argv=scripted_argv(tmp_path)) as systemd:
+        looking = asyncio.create_task(systemd.look(["slow"], []))
+        await asyncio.sleep(0)
+    with pytest.raises((HostError, asyncio.CancelledError)):
+        await looking
 
 
 async def test_open_without_a_systemd_says_why(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ async def test_worker_is_small(systemd: Systemd) -> None:
 async def test_worker_runs_with_the_python_of_the_release(host: Host) -> None:
     """The same worker with the host's own Python and pystemd."""
     await asyncio.to_thread(host.write, "/root/systemd_worker.py", read_source(systemd_worker))
-    request = '{"id": 1, "call": "read_units", "args": [["dbus.service", "ovms@none.service"]]}\n'
+    request = '{"id": 1, "call": "read_units", "args": [{"dbus.service": "", "ovms@none.service": ""}]}\n'
     command = ("/usr/bin/python3", "-I", "/root/systemd_worker.py", "ovms@*")
     lines = (await asyncio.to_thread(host.run, *command, stdin=request)).stdout.splitlines()
     assert lines[0] == '{"event": "ready"}'

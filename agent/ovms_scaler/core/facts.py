@@ -147,7 +147,8 @@ class Facts:
 
     ``target`` is ovms.target, None when systemd did not answer; ``target_started`` says that it was
     seen active since the last boot. ``since_reload_sec`` counts from the proxy's last successful
-    installation. ``wedges`` are by PCI address; ``now_sec`` is CLOCK_MONOTONIC in seconds.
+    installation. ``wedges`` are by PCI address; ``now_sec`` is CLOCK_MONOTONIC in seconds, and
+    ``observed_sec`` when the look at units began: what was done later may not be in it.
     """
 
     instances: Mapping[str, InstanceFacts] = field(default_factory=dict)
@@ -159,3 +160,4 @@ class Facts:
     wedges: Mapping[str, Wedge] = field(default_factory=dict)
     orders: Orders = field(default_factory=Orders)
     now_sec: float = 0.0
+    observed_sec: float = 0.0

@@ -19,6 +19,7 @@ from ovms_scaler.errors import HostError
 from ovms_scaler.host.processes import read_connections, read_process
 from ovms_scaler.host.render_nodes import read_identities
 from ovms_scaler.host.store import Store
+from ovms_scaler.host.systemd_view import Seen
 
 PATTERN = "ovms@*.service"
 
@@ -67,7 +68,7 @@ class Observer:
         self._root = root
         self.problems: list[str] = []
         self._has_looked = False
-        self._last: dict[str, UnitFacts] = {}
+        self._last = Seen(units={}, since_sec=0.0)
 
     async def observe(self, target: Target) -> Facts:
         """One look at everything. What could not be read is listed in ``problems`` until the next look."""
@@ -79,7 +80,8 @@ class Observer:
     async def _look(self, target: Target) -> Facts:
         # Before the units: of a proxy that is stopped meanwhile it is then known that it was stopped.
         generation = await self._proxy.read_generation()
-        names, units = await self._read_units(target)
+        names, observed = await self._read_units(target)
+        units = observed.units
         switch = units.get(TARGET_UNIT)
         activation = switch.invocation_id if switch is not None else ""
         seen = started.look(
@@ -109,22 +111,24 @@ class Observer:
             since_refusal_sec=now - self._memory.refused_at,
             wedges=self._wedges.read(),
             now_sec=now,
+            observed_sec=observed.since_sec,
         )
         return self._with_connections(self._follow(facts, target), target)
 
-    async def _read_units(self, target: Target) -> tuple[list[str], dict[str, UnitFacts]]:
+    async def _read_units(self, target: Target) -> tuple[list[str], Seen]:
         names = set(target.wanted)
         try:
             names |= self._store.list_instances()
-            listed = await self._units.list_units([PATTERN])
-            names |= {unit.removeprefix("ovms@").removesuffix(".service") for unit in listed}
-            wanted = [*map(unit_name, sorted(names)), TARGET_UNIT, PROXY_UNIT]
-            self._last = await self._units.read_units(wanted)
-            return sorted(names), self._last
+            units = [*map(unit_name, sorted(names)), TARGET_UNIT, PROXY_UNIT]
+            self._last = await self._units.look(units, [PATTERN])
         except HostError as error:
             self.problems.append(error.message)
             # What was seen last serves to go on routing by; without the target nothing is started.
-            return sorted(names), {unit: old for unit, old in self._last.items() if unit != TARGET_UNIT}
+            old = {unit: one for unit, one in self._last.units.items() if unit != TARGET_UNIT}
+            return sorted(names), replace(self._last, units=old)
+        listed = self._last.units.keys() - {TARGET_UNIT, PROXY_UNIT}
+        names |= {unit.removeprefix("ovms@").removesuffix(".service") for unit in listed}
+        return sorted(names), self._last
 
     def _forget_pulled_out(self, target: Target) -> None:
         """One that is being recovered may be away for a moment."""

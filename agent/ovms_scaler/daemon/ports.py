@@ -8,6 +8,7 @@ from ovms_scaler.core.facts import Canary, ExecFacts, Probe, UnitFacts
 from ovms_scaler.core.nginx import ProxyFiles
 from ovms_scaler.core.progress import Counters
 from ovms_scaler.host.nginx import ProxyOutcome
+from ovms_scaler.host.systemd_view import Seen
 
 
 class Units(Protocol):
@@ -16,9 +17,14 @@ class Units(Protocol):
     def subscribe(self, changed: Callable[[str], None]) -> None:
         """Have ``changed`` called with the name of a unit that may have changed, "" for all."""
 
-    async def read_units(self, units: Iterable[str]) -> dict[str, UnitFacts]: ...
+    async def look(self, units: Iterable[str], patterns: Iterable[str]) -> Seen:
+        """``units``, and all that are loaded and match one of ``patterns``.
 
-    async def list_units(self, patterns: Iterable[str]) -> tuple[str, ...]: ...
+        One that takes long is a DeadlineError; its end is reported as a change, and it answers who looks
+        then.
+        """
+
+    async def read_units(self, units: Iterable[str]) -> dict[str, UnitFacts]: ...
 
     async def read_exec(self, unit: str) -> ExecFacts: ...
 

@@ -4,13 +4,14 @@
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
 from ovms_scaler.core.facts import ExecFacts, UnitFacts
 from ovms_scaler.errors import DeadlineError, HostError
 from ovms_scaler.host import systemd_link, unit_properties
+from ovms_scaler.host.systemd_view import Looks, Seen, UnitView
 
 OUR_UNITS = ("ovms@*.service", "ovms.target", "ovms-scaler-proxy*.service")
 CALL_SEC = 10.0
@@ -18,15 +19,6 @@ RELOAD_SEC = 60.0  # a reload reads every unit file of the host again
 JOB_SEC = 100.0  # beyond systemd's own DefaultTimeoutStartSec=90s
 STUCK_SEC = 30.0
 ENDED_JOBS = 64  # results kept for who has yet to ask; those that nobody asks for fall out
-
-# Errors whose D-Bus name (systemd's bus-common-errors.h) says it best; all others speak in systemd's words.
-REASONS = {
-    "org.freedesktop.systemd1.UnitMasked": ("unit is masked", "systemctl unmask {unit}"),
-    "DBusNoSuchUnitError": ("unit is not installed or not loaded", "systemctl status {unit}"),
-    "org.freedesktop.systemd1.LoadFailed": ("its unit file cannot be loaded", "systemctl status {unit}"),
-    "org.freedesktop.systemd1.BadUnitSetting": ("its unit file has an error", "systemctl status {unit}"),
-    "DBusAccessDeniedError": ("permission denied", "the agent must run as root"),
-}
 
 
 class Systemd:
@@ -36,10 +28,19 @@ class Systemd:
     the message names the unit, the verb and the reason. While one call is overdue all others fail at once.
     """
 
-    def __init__(self, *, argv: Sequence[str], environment: Mapping[str, str], stuck_sec: float) -> None:
+    def __init__(
+        self,
+        *,
+        argv: Sequence[str],
+        patterns: Sequence[str],
+        environment: Mapping[str, str],
+        stuck_sec: float,
+    ) -> None:
         self._link = systemd_link.Link(
             argv, deliver=self._note_event, environment=environment, stuck_sec=stuck_sec
         )
+        self._view = UnitView(self._look_up, patterns)
+        self._looks = Looks(self._view, lambda: self._report(""))
         self._listeners: list[Callable[[str], None]] = []
         self._jobs: dict[int, asyncio.Future[str]] = {}
         self._ended: dict[int, str] = {}
@@ -64,7 +65,7 @@ class Systemd:
         if bus_address is not None:
             environment["DBUS_SYSTEM_BUS_ADDRESS"] = bus_address
         argv = argv or systemd_link.worker_argv(sys.executable, patterns)
-        systemd = cls(argv=argv, environment=environment, stuck_sec=stuck_sec)
+        systemd = cls(argv=argv, patterns=patterns, environment=environment, stuck_sec=stuck_sec)
         systemd._link.start()
         try:
             async with asyncio.timeout(deadline_sec):
@@ -87,6 +88,7 @@ class Systemd:
 
     async def close(self) -> None:
         """End the worker process; jobs that were queued go on."""
+        self._looks.close()
         for check in self._checks:
             check.cancel()
         await self._link.close()
@@ -108,26 +110,34 @@ class Systemd:
         """
         self._listeners.append(changed)
 
-    async def read_units(self, units: Iterable[str]) -> dict[str, UnitFacts]:
-        """What each unit is doing. Loads nothing: of a unit not loaded only the file is looked at."""
-        wanted = sorted(set(units))
-        if not wanted:
-            return {}
-        found = await self._ask("read_units", wanted, verb="read", unit=", ".join(wanted))
-        return {unit: unit_properties.parse_unit(unit, as_mapping(item)) for unit, item in found.items()}
+    async def look(self, units: Iterable[str], patterns: Iterable[str]) -> Seen:
+        """What ``units`` are doing, and all that are loaded and match one of ``patterns``. Loads nothing.
 
-    async def list_units(self, patterns: Iterable[str]) -> tuple[str, ...]:
-        """The loaded units that match one of ``patterns``, sorted: also those that nobody asked us for."""
-        wanted = sorted(set(patterns))
-        found = await self._call("list_units", wanted, verb="list", unit=", ".join(wanted))
-        return tuple(sorted(unit_properties.parse_names(found))) if wanted else ()
+        Raises DeadlineError when that takes long; it goes on, its end is reported as a change of any unit,
+        and whoever looks then is answered with it. Of ``need_daemon_reload`` only read_units() is sure.
+        """
+        return await self._looks.look(tuple(sorted(set(units))), tuple(sorted(set(patterns))))
+
+    async def read_units(self, units: Iterable[str]) -> dict[str, UnitFacts]:
+        """What each unit is doing now. Loads nothing: of a unit not loaded only the file is looked at."""
+        left = dict.fromkeys(sorted(set(units)), "")
+        found: dict[str, UnitFacts] = {}
+        while left:
+            answer = await self._ask("read_units", left, verb="read", unit=", ".join(left))
+            for unit in left.keys() & answer.keys():
+                found[unit] = unit_properties.parse_unit(unit, as_mapping(answer[unit]))
+                del left[unit]
+        return found
 
     async def read_exec(self, unit: str) -> ExecFacts:
         """How systemd understood a service's files. Loads the unit if it is not loaded.
 
         Raises HostError when the unit is not a service.
         """
-        return unit_properties.parse_exec(await self._ask("read_exec", unit, verb="read", unit=unit))
+        properties = self._view.read_kept(unit)
+        if properties is None or "UnitFileState" in properties:
+            properties = await self._ask("read_exec", unit, verb="read", unit=unit, is_urgent=False)
+        return unit_properties.parse_exec(properties)
 
     async def start(self, unit: str, *, wait: bool = True, deadline_sec: float = JOB_SEC) -> str:
         """Queue the job, in mode "replace", and return its result when systemd removes it.
@@ -160,7 +170,7 @@ class Systemd:
             await self._link.call("reset_failed", unit, what=f"reset {unit}", deadline_sec=CALL_SEC)
         except systemd_link.RefusedError as error:
             if error.name != "DBusNoSuchUnitError":
-                raise explain(error, verb="reset", unit=unit) from error
+                raise systemd_link.explain(error, verb="reset", unit=unit) from error
 
     async def kill(self, unit: str) -> None:
         """SIGKILL for the main process (KillUnit in org.freedesktop.systemd1(5)); Restart= applies."""
@@ -182,7 +192,7 @@ class Systemd:
         except systemd_link.RefusedError as error:
             if verb == "stop" and error.name == "DBusNoSuchUnitError":
                 return "done"
-            raise explain(error, verb=verb, unit=unit) from error
+            raise systemd_link.explain(error, verb=verb, unit=unit) from error
         if not wait:
             return "queued"
         result = await self._wait_for_job(unit_properties.parse_count(job), due=due, losses=losses)
@@ -206,26 +216,42 @@ class Systemd:
         await asyncio.wait({future}, timeout=max(0.0, due - loop.time()))
         return future.result() if future.done() else None
 
-    async def _ask(self, name: str, *args: object, verb: str, unit: str) -> Mapping[str, object]:
-        return as_mapping(await self._call(name, *args, verb=verb, unit=unit))
+    async def _look_up(self, name: str, question: Collection[str]) -> object:
+        """Ask for the view, which lets everybody else go first."""
+        return await self._call(name, question, verb="read", unit=", ".join(question), is_urgent=False)
+
+    async def _ask(
+        self, name: str, *args: object, verb: str, unit: str, is_urgent: bool = True
+    ) -> Mapping[str, object]:
+        return as_mapping(await self._call(name, *args, verb=verb, unit=unit, is_urgent=is_urgent))
 
     async def _call(
-        self, name: str, *args: object, verb: str, unit: str, deadline_sec: float = CALL_SEC
+        self,
+        name: str,
+        *args: object,
+        verb: str,
+        unit: str,
+        deadline_sec: float = CALL_SEC,
+        is_urgent: bool = True,
     ) -> object:
         try:
-            return await self._link.call(name, *args, what=f"{verb} {unit}", deadline_sec=deadline_sec)
+            return await self._link.call(
+                name, *args, what=f"{verb} {unit}", deadline_sec=deadline_sec, is_urgent=is_urgent
+            )
         except systemd_link.RefusedError as error:
-            raise explain(error, verb=verb, unit=unit) from error
+            raise systemd_link.explain(error, verb=verb, unit=unit) from error
 
     def _note_event(self, event: systemd_link.Event) -> None:
         match event:
             case {"event": "job", "job": int(job), "result": str(result)}:
                 self._finish_job(job, result)
             case {"event": "changed", "unit": str(unit)}:
+                self._view.note_change(unit)
                 if not unit:
                     self._check_jobs()
                 self._report(unit)
             case {"event": "ready"}:
+                self._view.note_change("")
                 self._check_jobs()
                 self._report("")
 
@@ -258,14 +284,6 @@ class Systemd:
                 return  # whatever it is ends in another "ready", or in the deadline of who waits
             if not known:
                 self._finish_job(job, "")
-
-
-def explain(error: systemd_link.RefusedError, *, verb: str, unit: str) -> HostError:
-    """systemd's refusal as a sentence for people, with the way out where there is one."""
-    if error.name in REASONS:
-        reason, hint = REASONS[error.name]
-        return HostError(f"cannot {verb} {unit}: {reason}", hint=hint.format(unit=unit))
-    return HostError(f"cannot {verb} {unit}: {error.message.rstrip('.') or error.name}")
 
 
 def as_mapping(value: object) -> Mapping[str, object]:

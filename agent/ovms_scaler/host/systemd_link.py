@@ -5,7 +5,7 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ovms_scaler.errors import DeadlineError, HostError
@@ -16,6 +16,15 @@ BUS_TIMEOUT_SEC = 600
 LINE_BYTES = 1 << 22  # the longest answer: every unit of a large host, by name
 BACKOFF_SEC = (0.05, 0.2, 1.0, 5.0)
 CLOSE_SEC = 1.0
+
+# Errors whose D-Bus name (systemd's bus-common-errors.h) says it best; all others speak in systemd's words.
+REASONS = {
+    "org.freedesktop.systemd1.UnitMasked": ("unit is masked", "systemctl unmask {unit}"),
+    "DBusNoSuchUnitError": ("unit is not installed or not loaded", "systemctl status {unit}"),
+    "org.freedesktop.systemd1.LoadFailed": ("its unit file cannot be loaded", "systemctl status {unit}"),
+    "org.freedesktop.systemd1.BadUnitSetting": ("its unit file has an error", "systemctl status {unit}"),
+    "DBusAccessDeniedError": ("permission denied", "the agent must run as root"),
+}
 
 Event = Mapping[str, object]
 
@@ -42,11 +51,12 @@ class Pending:
 class Link:
     """One worker at a time, and the calls to it.
 
-    Calls are sent one by one, in the order in which they were made. Each deadline runs from the moment of
-    the call, and a call whose deadline passes while it waits is never sent. A call that systemd leaves
-    unanswered past its deadline cannot be taken back (it may still take effect); until it is answered every
-    further call fails at once. ``stuck_sec`` later the worker is killed and replaced. A worker that ended
-    is replaced too, after a pause that grows to five seconds; calls wait for the new one.
+    Calls are sent one by one, in the order in which they were made, urgent ones before the others. Each
+    deadline runs from the moment of the call, and a call whose deadline passes while it waits is never sent.
+    A call that systemd leaves unanswered past its deadline cannot be taken back (it may still take effect);
+    until it is answered every further call fails at once. ``stuck_sec`` later the worker is killed and
+    replaced. A worker that ended is replaced too, after a pause that grows to five seconds; calls wait for
+    the new one.
     """
 
     def __init__(
@@ -62,6 +72,9 @@ class Link:
         self._environment = {**environment, "SYSTEMD_BUS_TIMEOUT": str(BUS_TIMEOUT_SEC)}
         self._stuck_sec = stuck_sec
         self._turn = asyncio.Lock()
+        self._urgent = 0  # calls that are under way or wait for their turn
+        self._nothing_urgent = asyncio.Event()
+        self._nothing_urgent.set()
         self._idle = asyncio.Event()
         self._pending: Pending | None = None
         self._process: asyncio.subprocess.Process | None = None
@@ -97,14 +110,16 @@ class Link:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeper
 
-    async def call(self, name: str, *args: object, what: str, deadline_sec: float) -> object:
+    async def call(
+        self, name: str, *args: object, what: str, deadline_sec: float, is_urgent: bool = True
+    ) -> object:
         """The worker's answer. Raises RefusedError, DeadlineError ("cannot ``what``: ...") and HostError."""
         loop = asyncio.get_running_loop()
         if self._pending and loop.time() >= self._pending.due:
             raise DeadlineError(f"cannot {what}: {self.trouble}")
         due = loop.time() + deadline_sec
         try:
-            async with asyncio.timeout_at(due), self._turn:
+            async with asyncio.timeout_at(due), self._take_turn(is_urgent=is_urgent):
                 await self._idle.wait()
                 return await asyncio.shield(self._send(name, args, due=due))
         except TimeoutError:
@@ -112,6 +127,27 @@ class Link:
             raise DeadlineError(f"cannot {what}: {why}") from None
         except ConnectionError as error:
             raise HostError(f"cannot {what}: {error}") from error
+
+    @contextlib.asynccontextmanager
+    async def _take_turn(self, *, is_urgent: bool) -> AsyncIterator[None]:
+        if is_urgent:
+            self._urgent += 1
+            self._nothing_urgent.clear()
+        try:
+            await self._turn.acquire()
+            while self._urgent and not is_urgent:
+                self._turn.release()
+                await self._nothing_urgent.wait()
+                await self._turn.acquire()
+            try:
+                yield
+            finally:
+                self._turn.release()
+        finally:
+            if is_urgent:
+                self._urgent -= 1
+                if not self._urgent:
+                    self._nothing_urgent.set()
 
     def _send(self, name: str, args: Sequence[object], *, due: float) -> asyncio.Future[object]:
         loop = asyncio.get_running_loop()
@@ -218,6 +254,14 @@ class Link:
         if late:
             # Others failed while this one was stuck: they have something to look at again.
             self._deliver({"event": "changed", "unit": ""})
+
+
+def explain(error: RefusedError, *, verb: str, unit: str) -> HostError:
+    """systemd's refusal as a sentence for people, with the way out where there is one."""
+    if error.name in REASONS:
+        reason, hint = REASONS[error.name]
+        return HostError(f"cannot {verb} {unit}: {reason}", hint=hint.format(unit=unit))
+    return HostError(f"cannot {verb} {unit}: {error.message.rstrip('.') or error.name}")
 
 
 def worker_argv(executable: str, patterns: Sequence[str]) -> tuple[str, ...]:

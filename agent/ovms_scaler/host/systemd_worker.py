@@ -15,6 +15,7 @@ import re
 import select
 import signal
 import sys
+import time
 from collections.abc import Callable
 
 from pystemd.dbusexc import DBusBaseError, DBusFileNotFoundError, DBusNoSuchUnitError
@@ -26,8 +27,7 @@ SYSTEMD = b"org.freedesktop.systemd1"
 MANAGER_PATH = b"/org/freedesktop/systemd1"
 UNIT_PREFIX = "/org/freedesktop/systemd1/unit/"
 MANAGER = b"org.freedesktop.systemd1.Manager"
-UNIT = b"org.freedesktop.systemd1.Unit"
-SERVICE = b"org.freedesktop.systemd1.Service"
+PROPERTIES = b"org.freedesktop.DBus.Properties"
 
 SIGNAL = 4  # the message type, D-Bus specification, "Message Format"
 STRING = ord("s")
@@ -35,24 +35,18 @@ ARRAY = ord("a")
 CLOSE = (-1, None)  # pystemd's mark for the end of a container
 WITHOUT_HEADERS = False  # for process_reply(), which takes no keyword
 
-# Interface, property and signature, org.freedesktop.systemd1(5). The first is read again last.
-STATE_CHANGE = (UNIT, b"StateChangeTimestampMonotonic", b"t")
-UNIT_PROPERTIES = (
-    (UNIT, b"LoadState", b"s"), (UNIT, b"ActiveState", b"s"), (UNIT, b"SubState", b"s"),
-    (UNIT, b"InvocationID", b"ay"), (UNIT, b"NeedDaemonReload", b"b"),
-    (UNIT, b"ActiveEnterTimestampMonotonic", b"t"),
+# What is kept of a unit's properties, org.freedesktop.systemd1(5).
+WANTED = frozenset(
+    {
+        b"LoadState", b"ActiveState", b"SubState", b"InvocationID", b"NeedDaemonReload", b"Result",
+        b"ActiveEnterTimestampMonotonic", b"StateChangeTimestampMonotonic", b"MainPID", b"NRestarts",
+        b"ExecMainCode", b"ExecMainStatus", b"ExecStart", b"DropInPaths",
+        b"CPUAffinity", b"NUMAPolicy", b"NUMAMask", b"AllowedCPUs", b"AllowedMemoryNodes",
+    }
 )  # fmt: skip
-SERVICE_PROPERTIES = (
-    (SERVICE, b"Result", b"s"), (SERVICE, b"MainPID", b"u"), (SERVICE, b"NRestarts", b"u"),
-    (SERVICE, b"ExecMainCode", b"i"), (SERVICE, b"ExecMainStatus", b"i"),
-)  # fmt: skip
-EXEC_PROPERTIES = (
-    (SERVICE, b"CPUAffinity", b"ay"), (SERVICE, b"NUMAPolicy", b"i"), (SERVICE, b"NUMAMask", b"ay"),
-    (SERVICE, b"AllowedCPUs", b"ay"), (SERVICE, b"AllowedMemoryNodes", b"ay"),
-    (SERVICE, b"ExecStart", b"a(sasbttttuii)"), (UNIT, b"DropInPaths", b"as"),
-)  # fmt: skip
-
-Properties = tuple[tuple[bytes, bytes, bytes], ...]
+# A request for many units is answered for some of them after this time, so that who has something more
+# urgent to ask need not wait until a slow systemd has answered for all.
+LONGEST_READ_SEC = 0.2
 
 
 class Worker:
@@ -170,28 +164,27 @@ class Worker:
         if self._ours.fullmatch(unit):
             self._changed[unit] = None
 
-    def read_units(self, units: list[str]) -> dict[str, object]:
-        return {unit: self._read_unit(unit) for unit in units}
+    def read_units(self, units: dict[str, str]) -> dict[str, object]:
+        """The properties of the first of them, by unit; ``units`` are paths by name, "" where not known."""
+        found: dict[str, object] = {}
+        began = time.monotonic()
+        for unit, path in units.items():
+            found[unit] = self._read_unit(unit, path)
+            if time.monotonic() - began > LONGEST_READ_SEC:
+                break
+        return found
 
-    def _read_unit(self, unit: str) -> dict[str, object]:
+    def _read_unit(self, unit: str, path: str) -> dict[str, object]:
         """The properties of a unit, or "UnitFileState" alone when it is not loaded.
 
         GetUnit and not LoadUnit: loading a unit only to have it collected again sends UnitNew and
         UnitRemoved, which would wake the agent, which would read again.
         """
         try:
-            path = text(self._manager(b"GetUnit", (STRING, unit.encode()))).encode()
+            path = path or text(self._manager(b"GetUnit", (STRING, unit.encode())))
         except DBusNoSuchUnitError:
             return {"UnitFileState": self._read_unit_file_state(unit)}
-        wanted = UNIT_PROPERTIES + (SERVICE_PROPERTIES if unit.endswith(".service") else ())
-        # One by one they cost half of what GetAll does (400 properties, some read from the cgroup), but the
-        # unit may change in between; the time of its last change tells.
-        for _ in range(3):
-            before = self._read_properties(path, (STATE_CHANGE,))
-            found = self._read_properties(path, (*wanted, STATE_CHANGE))
-            if found["StateChangeTimestampMonotonic"] == before["StateChangeTimestampMonotonic"]:
-                break
-        return found
+        return self._read_properties(path)
 
     def _read_unit_file_state(self, unit: str) -> str:
         try:
@@ -199,23 +192,27 @@ class Worker:
         except (DBusFileNotFoundError, DBusNoSuchUnitError):
             return "not-found"
 
-    def _read_properties(self, path: bytes, properties: Properties) -> dict[str, object]:
-        return {
-            name.decode(): plain(self._bus.get_property(SYSTEMD, path, interface, name, signature))
-            for interface, name, signature in properties
-        }
+    def _read_properties(self, path: str) -> dict[str, object]:
+        """Of all interfaces ("") in one answer, as systemctl-show.c does: it is about one instant.
+
+        One by one they cost PID 1 as much, and each waits for it anew. Measured per service: 0.4 ms of PID 1
+        for all, 0.6 ms for fourteen single ones on Debian 12; 1.2 and 0.9 ms on Debian 13.
+        """
+        found = self._bus.call_method(SYSTEMD, path.encode(), PROPERTIES, b"GetAll", [(STRING, b"")]).body
+        known = found if isinstance(found, dict) else {}
+        return {name.decode(): plain(known[name]) for name in WANTED & known.keys()}
 
     def read_exec(self, unit: str) -> dict[str, object]:
-        path = text(self._manager(b"LoadUnit", (STRING, unit.encode()))).encode()
-        return self._read_properties(path, EXEC_PROPERTIES)
+        return self._read_properties(text(self._manager(b"LoadUnit", (STRING, unit.encode()))))
 
     def list_units(self, patterns: list[str]) -> object:
+        """Name, load state, active state, sub state and path of each loaded unit that matches."""
         rows = self._manager(
             b"ListUnitsByPatterns",
             (ARRAY, b"s"), CLOSE,
             (ARRAY, b"s"), *((STRING, pattern.encode()) for pattern in patterns), CLOSE,
         )  # fmt: skip
-        return [plain(row[0]) for row in rows] if isinstance(rows, list) else []
+        return [plain((row[0], *row[2:5], row[6])) for row in rows] if isinstance(rows, list) else []
 
     def queue_job(self, method: str, unit: str) -> int:
         # JobRemoved cannot be missed: signals that arrive during a call are looked at after its answer.

@@ -43,7 +43,9 @@ def parse_unit(unit: str, properties: Mapping[str, object]) -> UnitFacts:
 
 
 def parse_exec(properties: Mapping[str, object]) -> ExecFacts:
-    """Facts of how systemd will run, or runs, a service."""
+    """Facts of how systemd will run, or runs, a service. Raises HostError when it is another unit."""
+    if "NUMAPolicy" not in properties:
+        raise HostError("cannot read how systemd runs it: it is not a service")
     policy = parse_count(properties["NUMAPolicy"])
     commands = properties["ExecStart"]
     first = commands[0] if isinstance(commands, list) and commands else ("", [])
