@@ -3,10 +3,11 @@
 
 import asyncio
 import json
+import time
 from dataclasses import replace
 
 import pytest
-from daemon_host import CONFIG, SERVING, DaemonHost, running, write
+from daemon_host import CONFIG, SERVING, DaemonHost, Running, running, write
 
 from ovms_scaler.core.record import RUN
 from ovms_scaler.errors import ConfigError, HostError
@@ -274,6 +275,44 @@ async def test_a_stuck_systemd_stops_no_answer_and_loses_nothing(host: DaemonHos
         host.units.thaw()
         await run.until(lambda: run.routed and run.read()["state"] == "ready")
     assert [call for call in host.units.calls if call[0] == "stop"] == []
+
+
+def observed_sec(run: Running) -> float:
+    observed = run.agent.document()["observed_sec"]
+    assert isinstance(observed, float)
+    return observed
+
+
+async def test_status_tells_since_when_what_it_shows_is_true(host: DaemonHost) -> None:
+    host.configure()
+    host.engine().body = SERVING
+    async with running(host) as run:
+        await run.until(lambda: run.routed)
+        host.units.answering.clear()
+        run.agent.wake()
+        ordered = time.monotonic()
+        await run.until(lambda: "did not answer" in str(run.agent.document()["problems"]))
+        assert 0 < observed_sec(run) < ordered
+        host.units.thaw()
+        await run.until(lambda: observed_sec(run) >= ordered)
+
+
+async def test_a_look_for_an_earlier_configuration_is_not_planned_by(host: DaemonHost) -> None:
+    host.configure()
+    host.engine().body = host.engine(1).body = SERVING
+    async with running(host) as run:
+        await run.until(lambda: run.routed)
+        host.units.answering.clear()
+        run.agent.wake()
+        for _ in range(10):
+            await asyncio.sleep(0)  # the pass begins, and waits for systemd
+        host.configure(OTHER)
+        run.agent.reload(allow_outage=False)
+        reloaded = time.monotonic()
+        host.units.thaw()
+        await run.until(lambda: run.read("code-numa0") != {})
+        # Nobody who waits for the reload may see a mixture of both.
+        assert observed_sec(run) >= reloaded
 
 
 async def test_a_model_that_appears_later_is_served(host: DaemonHost) -> None:
