@@ -11,8 +11,8 @@ from pathlib import Path
 
 from lab.commands import LabError
 
-from faults import rig, table
-from faults.catalogue import FAULTS, harm
+from faults import images, rig, table
+from faults.catalogue import FAULTS, at_length, harm
 from faults.peers import Balancer
 from faults.run import Options, Result
 
@@ -26,18 +26,21 @@ def main() -> int:
         clients=arguments.clients,
         seconds=arguments.seconds,
         loading_sec=arguments.loading_sec,
+        slow_sec=arguments.slow_sec,
         times=arguments.times,
+        seed=arguments.seed,
     )
-    images = rig.prepare(frozenset(wanted))
-    pairs = [(fault, one) for fault in faults for one in wanted if one in fault.balancers]
+    cases = [at_length(fault, options) if arguments.thorough else (fault, options) for fault in faults]
+    prepared = images.prepare(frozenset(wanted))
+    pairs = [(*case, one) for case in cases for one in wanted if one in case[0].balancers]
     rows: dict[tuple[str, str], Result | str] = {}
     try:
-        for number, (fault, balancer) in enumerate(pairs, start=1):
+        for number, (fault, extent, balancer) in enumerate(pairs, start=1):
             say(f"[{number}/{len(pairs)}] {fault.name}, {balancer}: {fault.about}")
             began = time.monotonic()
             try:
-                with rig.boot(images[balancer], balancer, fault.engines) as booted:
-                    result = harm(booted, fault, options)
+                with rig.boot(prepared[balancer], balancer, fault.engines) as booted:
+                    result = harm(booted, fault, extent)
             except (LabError, OSError) as error:
                 rows[fault.name, balancer] = f"not measured: {error}"
                 say(f"    cannot be measured: {textwrap.shorten(str(error), 2000)}")
@@ -85,7 +88,19 @@ def parse_arguments() -> argparse.Namespace:
         help="how long engines load again (%(default)s)",
     )
     parser.add_argument(
-        "--times", type=int, default=default.times, help="reloads, kills of the agent (%(default)s)"
+        "--slow-sec", type=float, default=default.slow_sec, help="how long systemd is slow (%(default)s)"
+    )
+    parser.add_argument(
+        "--times", type=int, default=default.times, help="reloads, changes, kills of the agent (%(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=default.seed, help="of what is done at random moments (%(default)s)"
+    )
+    parser.add_argument(
+        "--thorough",
+        action="store_true",
+        help="each fault as long and as often as its bar has it (20 s of loading, 100 reloads under streams "
+        "of 30 s, 50 kills of the agent, two minutes of crashes), whatever the options above say",
     )
     parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
     return parser.parse_args()

@@ -1,25 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
 """The faults, by name: what is done to the engines, the agent or the balancer while the load is on."""
 
-import random
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from faults import planned
+from faults import agent, memory, planned, slow, sudden
 from faults import run as runs
 from faults.peers import Balancer
 from faults.rig import Rig, Shape
-from faults.run import Load, Options, Result, Run, frozen
+from faults.run import Load, Options, Result, Run
 
 ALL = tuple(Balancer)
 OURS = (Balancer.ours,)
 USUAL = Shape()
+PATIENCE_SEC = 120.0  # of clients whose answers take long
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """How long a fault lasts, and how often it happens, where it must be survived; 0: as usual."""
+
+    seconds: float = 0
+    loading_sec: float = 0
+    slow_sec: float = 0
+    times: int = 0
+    token_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """``victims``: how many engines it is about. ``burst``: requests at once instead of clients."""
+    """``victims``: how many engines it is about. ``burst``: requests at once instead of clients.
+
+    ``timeout_sec``: how long clients wait, 0 for as long as usual.
+    """
 
     name: str
     about: str
@@ -29,6 +42,22 @@ class Fault:
     engines: Shape = USUAL
     shape: str = "half"
     burst: int = 0
+    timeout_sec: float = 0
+    bar: Bar = Bar()
+
+
+def at_length(fault: Fault, options: Options) -> tuple[Fault, Options]:
+    """The same as its bar has it."""
+    bar = fault.bar
+    engines = replace(fault.engines, token_ms=bar.token_ms or fault.engines.token_ms)
+    longer = replace(
+        options,
+        seconds=bar.seconds or options.seconds,
+        loading_sec=bar.loading_sec or options.loading_sec,
+        slow_sec=bar.slow_sec or options.slow_sec,
+        times=bar.times or options.times,
+    )
+    return replace(fault, engines=engines), longer
 
 
 def harm(rig: Rig, fault: Fault, options: Options) -> Result:
@@ -36,158 +65,141 @@ def harm(rig: Rig, fault: Fault, options: Options) -> Result:
 
     Raises LabError when the fault cannot be brought about.
     """
-    settings = runs.settings_for(rig, options, shape=fault.shape, burst=fault.burst)
+    patient = replace(options, timeout_sec=fault.timeout_sec or options.timeout_sec)
+    settings = runs.settings_for(rig, patient, shape=fault.shape, burst=fault.burst)
     with Load(rig, settings) as load:
-        run = Run(rig=rig, load=load, options=options, victims=rig.engines[: fault.victims])
-        load.wait_until(options.fault_sec)
+        run = Run(rig=rig, load=load, options=patient, victims=rig.engines[: fault.victims])
+        # Every client has begun by then (clients.py).
+        load.wait_until(max(options.fault_sec, runs.compute_answer_sec(rig.shape)))
         fault.happen(run)
         if options.until_whole:
             rig.wait_until_whole()
         load.wait_until(options.seconds)
-    return runs.finish(run)
-
-
-def kill(run: Run) -> None:
-    run.kill(run.victim)
-
-
-def hang(run: Run) -> None:
-    run.kill(run.victim, name="STOP")
-
-
-def load_again(run: Run) -> None:
-    rig = run.rig
-    before = rig.read_pids()
-
-    def are_new() -> bool:
-        now = rig.read_pids()
-        return all(
-            now[one.name] not in (0, before[one.name]) and rig.is_listening(one) for one in run.victims
-        )
-
-    rig.close_gates(*run.victims)
-    run.kill(*run.victims)
-    rig.host.wait_for(are_new, 60, "the engines to load again")
-    run.listening_at = time.monotonic()
-    run.pause(run.options.loading_sec)
-    rig.open_gates()
-
-
-def load_again_without_agent(run: Run) -> None:
-    agent = run.rig.host.properties("ovms-scaler.service", "MainPID")["MainPID"]
-    run.rig.host.run("kill", "-KILL", agent)
-    # Not to be started again after the five seconds of its Restart=.
-    run.rig.host.run("systemctl", "stop", "ovms-scaler.service")
-    load_again(run)
-    run.rig.host.wait_for(lambda: run.rig.is_ready(run.victim), 60, "the engine to load again")
-    run.rig.host.run("systemctl", "start", "ovms-scaler.service")
-
-
-def errors(run: Run) -> None:
-    run.rig.set_fault(run.victim, "errors")
-    run.begin_fault()
-
-
-def wedge(run: Run) -> None:
-    run.rig.set_fault(run.victim, "wedge")
-    run.begin_fault()
-
-
-def crash_loop(run: Run) -> None:
-    run.rig.set_fault(run.victim, "crash", sticky=True)
-    run.begin_fault()
-    run.pause(run.options.seconds)
-    restarts = run.rig.host.properties(run.victim.unit, "NRestarts")["NRestarts"]
-    run.notes.append(f"{restarts} restarts")
-
-
-def poison(run: Run) -> None:
-    before = run.rig.read_pids()
-    for engine in run.rig.engines:
-        run.rig.set_fault(engine, "poison", sticky=True)
-    run.begin_fault()
-    run.load.order("poison")
-    run.pause(1.0)
-    after = run.rig.read_pids()
-    died = sum(after[name] != pid for name, pid in before.items())
-    run.notes.append(f"{died} engines died of it")
-
-
-def bad_requests(run: Run) -> None:
-    run.begin_fault()
-    while run.since_fault_sec < 3:
-        run.load.order("bad")
-        run.pause(0.02)
-
-
-def slow_systemd(run: Run) -> None:
-    with frozen(run.rig.host.pid1):
-        # Without systemd: what it knows of the unit was asked before.
-        pid = (
-            run.rig.host.script(f"ss -Hltnp sport = :{run.victim.port}")
-            .partition("pid=")[2]
-            .partition(",")[0]
-        )
-        run.kill_pids(int(pid))
-        run.pause(run.options.loading_sec)
-
-
-def kill_agent(run: Run) -> None:
-    """SIGKILL at random moments while a change of the configuration is rolled out."""
-    moments = random.Random(run.options.seed)
-    host = run.rig.host
-    before = run.rig.read_pids()
-    planned.write_change(run.rig)
-    run.begin_fault()
-    host.run("systemctl", "reload", "ovms-scaler.service")
-    for _ in range(run.options.times):
-        run.pause(moments.uniform(0, 2))
-        host.run("systemctl", "kill", "--kill-whom=all", "--signal=KILL", "ovms-scaler.service", check=False)
-        # Its Restart= would let five seconds pass each time.
-        host.run("systemctl", "start", "--no-block", "ovms-scaler.service")
-    planned.wait_until_changed(run, before)
-    run.notes.append(f"{run.options.times} kills")
+    result = runs.finish(run)
+    if not fault.burst:
+        return result
+    shares = " + ".join(map(str, result.figures.posts.values()))
+    return replace(result, notes=(*result.notes, f"{shares} requests to the engines"))
 
 
 FAULTS = {
     fault.name: fault
     for fault in (
-        Fault(name="kill", about="SIGKILL of an instance", happen=kill),
-        Fault(name="hang", about="SIGSTOP of an instance", happen=hang),
-        Fault(name="loading", about="an instance dies and loads again for some seconds", happen=load_again),
+        Fault(name="kill", about="SIGKILL of an instance", happen=sudden.kill),
+        Fault(name="oom", about="the kernel kills an instance for want of memory", happen=memory.exhaust),
+        Fault(name="hang", about="SIGSTOP of an instance", happen=sudden.hang),
+        Fault(
+            name="hang-quick",
+            about="the same, with probes that find it within 0.7 s",
+            happen=sudden.hang,
+            balancers=OURS,
+            engines=Shape(health="interval_sec = 0.2\ntimeout_sec = 0.2"),
+        ),
+        Fault(
+            name="loading",
+            about="an instance dies and loads again for some seconds",
+            happen=sudden.load_again,
+            bar=Bar(loading_sec=20, seconds=40),
+        ),
         Fault(
             name="agent-dead",
             about="the same while the agent is dead",
-            happen=load_again_without_agent,
+            happen=agent.load_again_without_agent,
             balancers=OURS,
+            bar=Bar(loading_sec=20, seconds=45),
         ),
-        Fault(name="pid1", about="SIGKILL of an instance while systemd is stuck", happen=slow_systemd),
-        Fault(name="poison", about="a request that crashes its engine", happen=poison, victims=0),
-        Fault(name="errors", about="an instance answers 400 to everything, AVAILABLE", happen=errors),
-        Fault(name="wedge", about="an instance generates nothing any more, AVAILABLE", happen=wedge),
-        Fault(name="bad-requests", about="one client's own bad requests", happen=bad_requests, victims=0),
         Fault(
-            name="crash-loop", about="an instance crashes at its first request, always", happen=crash_loop
+            name="pid1",
+            about="SIGKILL of an instance while systemd takes 2 s for each call",
+            happen=slow.kill_while_slow,
+            bar=Bar(slow_sec=30, seconds=50),
         ),
-        Fault(name="all-down", about="all instances die and load again", happen=load_again, victims=4),
+        Fault(
+            name="pid1-hang",
+            about="SIGSTOP of an instance while systemd takes 2 s for each call",
+            happen=slow.hang_while_slow,
+            bar=Bar(slow_sec=30, seconds=50),
+        ),
+        Fault(name="poison", about="a request that crashes its engine", happen=sudden.poison, victims=0),
+        Fault(name="errors", about="an instance answers 400 to everything, AVAILABLE", happen=sudden.errors),
+        Fault(name="wedge", about="an instance generates nothing any more, AVAILABLE", happen=sudden.wedge),
+        Fault(
+            name="wedge-quick",
+            about="the same, with stall_sec = 10, for clients that wait",
+            happen=sudden.wedge,
+            balancers=OURS,
+            engines=Shape(health="stall_sec = 10"),
+            timeout_sec=PATIENCE_SEC,
+            bar=Bar(seconds=40),
+        ),
+        Fault(
+            name="bad-requests", about="one client's own bad requests", happen=sudden.bad_requests, victims=0
+        ),
+        Fault(
+            name="crash-loop",
+            about="an instance crashes at its first request, always",
+            happen=sudden.crash_loop,
+            bar=Bar(seconds=120),
+        ),
+        Fault(
+            name="all-down", about="all instances die and load again", happen=sudden.load_again, victims=4
+        ),
         Fault(name="rolling", about="a planned restart of all", happen=planned.roll, victims=0),
         Fault(
+            name="model-change",
+            about="another model under the same name, in all",
+            happen=planned.change_model,
+            victims=0,
+        ),
+        Fault(
             name="reloads",
-            about="many reloads under streams of 5 s",
+            about="many reloads of the balancer while streams are open",
             happen=planned.reload_often,
             victims=0,
             engines=Shape(token_ms=250),
             shape="all",
+            timeout_sec=PATIENCE_SEC,
+            bar=Bar(times=100, token_ms=1500),
+        ),
+        Fault(
+            name="changes",
+            about="an instance leaves and joins many times while streams are open",
+            happen=planned.change_often,
+            victims=0,
+            balancers=OURS,
+            engines=Shape(token_ms=250),
+            shape="all",
+            timeout_sec=PATIENCE_SEC,
+            bar=Bar(times=100, token_ms=1500),
         ),
         Fault(
             name="agent-kills",
-            about="SIGKILLs of the agent while a change is rolled out",
-            happen=kill_agent,
+            about="SIGKILLs of the agent amid configurations, drains and undrains",
+            happen=agent.kill_often,
             victims=0,
             balancers=OURS,
+            bar=Bar(times=50),
         ),
         Fault(
             name="burst",
+            about="1,480 at once, 370 for each of four instances",
+            happen=planned.wait_for_burst,
+            victims=0,
+            engines=Shape(first_token_ms=3000),
+            burst=1480,
+            timeout_sec=PATIENCE_SEC,
+        ),
+        Fault(
+            name="burst-one",
+            about="1,000 at once on one instance",
+            happen=planned.wait_for_burst,
+            victims=0,
+            engines=Shape(instances=1, first_token_ms=3000),
+            burst=1000,
+            timeout_sec=PATIENCE_SEC,
+        ),
+        Fault(
+            name="burst-beyond",
             about="200 at once, where 16 are worked on and 32 may wait",
             happen=planned.wait_for_burst,
             victims=0,

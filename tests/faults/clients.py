@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import resource
 import sys
 import time
 from dataclasses import dataclass
@@ -36,8 +37,8 @@ class Settings:
     engine_ports: tuple[int, ...]
     model: str
     clients: int
-    tokens: int = 20
-    answer_sec: float = 0.2
+    tokens: int
+    answer_sec: float
     timeout_sec: float = 8.0
     shape: str = "half"
     burst: int = 0
@@ -214,6 +215,9 @@ def show(line: str) -> None:
 def main(text: str) -> None:
     settings = json.loads(text)
     settings["engine_ports"] = tuple(settings["engine_ports"])
+    # A burst is more connections than the usual 1024 open files.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     load = Load(Settings(**settings))
     asyncio.run(load.run())
     show(json.dumps(dataclasses.asdict(load.record)))

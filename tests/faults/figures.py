@@ -45,11 +45,21 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refusals:
+    """Answers with one status other than 200: how many, and milliseconds until their clients had them."""
+
+    count: int
+    median_ms: float
+    slowest_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
     """One row. Seconds are after the fault; None: it does not apply, infinity: not before the load's end.
 
     ``last_request_sec`` is when an engine that the fault is about got its last request before it was itself
-    again, ``full_strength_sec`` when all of these got one afterwards.
+    again, ``full_strength_sec`` when all of these got one afterwards. ``posts``: requests that each port was
+    given.
     """
 
     sent: int
@@ -60,10 +70,10 @@ class Figures:
     wrong: int
     timed_out: int
     slowest_sec: float
-    statuses: Mapping[str, int]
+    statuses: Mapping[str, Refusals]
     cut_by: Mapping[str, int]
     not_json: int
-    refused_median_ms: float | None
+    posts: Mapping[str, int]
     last_request_sec: float | None
     full_strength_sec: float | None
     odd: Mapping[str, int] = field(default_factory=dict)
@@ -95,14 +105,24 @@ def compute(record: Record, *, fault_at: float, victims: Collection[int]) -> Fig
         wrong=counts[Outcome.wrong],
         timed_out=sum(one.trouble == "TimeoutError" for one in load),
         slowest_sec=max((one.took_sec for one in load), default=0.0),
-        statuses=dict(Counter(str(one.status) for one in wrong)),
+        statuses=_refusals(wrong),
         cut_by=dict(Counter(one.instance for one in load if one.outcome is Outcome.cut)),
         not_json=sum(not one.is_json for one in wrong),
-        refused_median_ms=median(one.took_sec * 1000 for one in wrong) if wrong else None,
+        posts={str(port): count for port, count in sorted(Counter(to for _, to in record.posts).items())},
         last_request_sec=_latest(_last_request(record, fault_at, port) for port in victims),
         full_strength_sec=_latest(_strength(record, fault_at, port) for port in victims),
         odd=dict(Counter(odd)),
     )
+
+
+def _refusals(wrong: Iterable[Request]) -> dict[str, Refusals]:
+    times: dict[str, list[float]] = {}
+    for one in wrong:
+        times.setdefault(str(one.status), []).append(one.took_sec * 1000)
+    return {
+        status: Refusals(count=len(found), median_ms=median(found), slowest_ms=max(found))
+        for status, found in sorted(times.items())
+    }
 
 
 def recovery(record: Record, fault_at: float, port: int) -> float:

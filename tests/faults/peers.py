@@ -39,7 +39,7 @@ Description=OpenVINO Model Server at port %i
 [Service]
 Environment=LD_LIBRARY_PATH=/opt/ovms/lib PYTHONPATH=/opt/ovms/lib/python OVMS_GRAPH_QUEUE_OFF=1
 ExecStart=/opt/ovms/bin/ovms --rest_port %i --rest_bind_address 127.0.0.1 --rest_workers {rest_workers} \\
-    --metrics_enable --model_name {model} --model_path /srv/models/tiny --task text_generation
+    --metrics_enable --model_name {model} --model_path {model_path} --task text_generation
 LimitNOFILE=65536
 Restart=always
 # As the units of ovms-scaler have it, so that an engine is away for as long behind each balancer.
@@ -144,12 +144,12 @@ backend engines
 """
 
 
-def render_engine(*, model: str, rest_workers: int) -> str:
+def render_engine(*, model: str, model_path: str, rest_workers: int) -> str:
     """The template unit ``engine@PORT.service``."""
-    return ENGINE_UNIT.format(model=model, rest_workers=rest_workers)
+    return ENGINE_UNIT.format(model=model, model_path=model_path, rest_workers=rest_workers)
 
 
-def render_balancer(balancer: Balancer, ports: Iterable[int] = PORTS) -> tuple[str, str]:
+def render_balancer(balancer: Balancer, ports: Iterable[int]) -> tuple[str, str]:
     """Path and text of a balancer's configuration. Not for our own, which the agent writes."""
     if balancer in (Balancer.stream, Balancer.http):
         lines = (f"        server localhost:{port};" for port in ports)

@@ -1,20 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an administrator does on purpose: restarts, changes, reloads."""
 
+from dataclasses import dataclass
+from typing import Self
+
 from faults.peers import ADMIN_SOCKET, Balancer
-from faults.rig import CONFIG, Engine, Rig, render_config
+from faults.rig import CONFIG, MODEL_PATH, NEW_MODEL_PATH, Engine, Rig, render_config, write_engine_unit
 from faults.run import Run
 
-CHANGE = ("--log_level", "DEBUG")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """Another form of the engines. ``word`` is in its command line or graph, and was not before."""
+
+    word: str
+    flags: tuple[str, ...] = ()
+    model_path: str = MODEL_PATH
+
+    @classmethod
+    def flag(cls, name: str, value: str) -> Self:
+        return cls(word=value, flags=(name, value))
 
 
-def write_change(rig: Rig) -> None:
+SAME_MODEL = Change.flag("--log_level", "DEBUG")
+NEW_MODEL = Change(word=NEW_MODEL_PATH, model_path=NEW_MODEL_PATH)
+
+
+def write_change(rig: Rig, change: Change) -> None:
     """A configuration that needs a restart of every instance, not yet taken."""
-    rig.host.write(CONFIG, render_config(rig.shape, flags=CHANGE))
+    rig.host.write(CONFIG, render_config(rig.shape, flags=change.flags, model_path=change.model_path))
 
 
-def wait_until_changed(run: Run, before: dict[str, int]) -> None:
-    """Until every engine is another process, with the new arguments, and serves."""
+def wait_until_changed(run: Run, before: dict[str, int], change: Change) -> None:
+    """Until every engine is another process, changed as planned, and serves."""
     rig = run.rig
 
     def changed() -> bool:
@@ -23,20 +41,31 @@ def wait_until_changed(run: Run, before: dict[str, int]) -> None:
 
     rig.host.wait_for(changed, 180, "every engine to be another process")
     rig.wait_until_whole()
-    if rig.is_ours:
-        lines = [rig.host.read(f"/proc/{pid}/cmdline") for pid in rig.read_pids().values()]
-        changed_count = sum(CHANGE[1] in line for line in lines)
-        run.notes.append(f"{changed_count} of {len(lines)} as planned")
+    forms = [rig.read_form(engine, rig.read_pid(engine)) for engine in rig.engines]
+    run.notes.append(f"{sum(change.word in form for form in forms)} of {len(forms)} as planned")
 
 
 def roll(run: Run) -> None:
+    """A restart of each engine: with our agent one that a new configuration needs."""
+    _roll(run, SAME_MODEL)
+
+
+def change_model(run: Run) -> None:
+    """Another model under the same name, in each engine."""
+    if not run.rig.is_ours:
+        write_engine_unit(run.rig, NEW_MODEL_PATH)
+        run.rig.host.run("systemctl", "daemon-reload")
+    _roll(run, NEW_MODEL)
+
+
+def _roll(run: Run, change: Change) -> None:
     """With our agent a reload of its configuration; else one unit after the other, by hand."""
     before = run.rig.read_pids()
     if run.rig.is_ours:
-        write_change(run.rig)
+        write_change(run.rig, change)
         run.begin_fault()
         run.rig.host.run("systemctl", "reload", "ovms-scaler.service")
-        wait_until_changed(run, before)
+        wait_until_changed(run, before, change)
     else:
         run.begin_fault()
         for engine in run.rig.engines:
@@ -80,6 +109,36 @@ def reload_often(run: Run) -> None:
         run.rig.host.run("systemctl", "reload", run.rig.service)
         most = max(most, count_processes(run.rig))
     run.notes.append(f"{run.options.times} reloads in {run.since_fault_sec:.1f} s, at most {most} processes")
+
+
+def change_often(run: Run) -> None:
+    """An instance leaves the rotation and joins again and again, each change when the one before is done.
+
+    How often our agent reloads the proxy for it, and how many processes that had at most.
+    """
+    rig, engine = run.rig, run.rig.engines[0]
+    reloads, most = rig.count_reloads(), 0
+    run.begin_fault()
+    for number in range(run.options.times):
+        most = max(most, change_membership(rig, engine, "undrain" if number % 2 else "drain"))
+    run.notes.append(
+        f"{run.options.times} changes, {rig.count_reloads() - reloads} reloads "
+        f"in {run.since_fault_sec:.1f} s, at most {most} processes"
+    )
+
+
+def change_membership(rig: Rig, engine: Engine, verb: str) -> int:
+    """Have it leave or join the rotation; the most processes of the balancer that were seen meanwhile."""
+    wanted = len(rig.engines) - (verb == "drain")
+    counts: list[int] = []
+
+    def is_done() -> bool:
+        counts.append(count_processes(rig))
+        return rig.count_in_rotation() == wanted
+
+    rig.host.wait_for(lambda: rig.order(verb, name=engine.name), 10, f"{verb} to be taken")
+    rig.host.wait_for(is_done, 60, f"{verb} to be done")
+    return max(counts)
 
 
 def count_processes(rig: Rig) -> int:

@@ -11,7 +11,7 @@ all instances takes their affinity back, as the agent lets administrators do. Al
 """
 
 import contextlib
-import hashlib
+import http.client
 import json
 import sys
 import tempfile
@@ -21,31 +21,38 @@ from pathlib import Path
 from typing import Any
 
 import machines
-from lab import image, installed, paths
+from lab import paths
 from lab.host import Host
 from lab.image import Image
 
 from faults import peers
 from faults.peers import PORTS, SERVICE, Balancer
 
-RELEASE = "bookworm"
 MODEL = "tiny/llama"
 FIRST_CPU = 1000
+AGENT = "ovms-scaler.service"
 CONFIG = "/etc/ovms-scaler/config.toml"
 SOCKET = "/run/ovms-scaler/control.sock"
 LAB = "/run/lab"
-BINDS = {"/opt/ovms": paths.CACHE / "ovms-standin", "/srv/models/tiny": paths.LAB / "standin" / "model"}
+MODEL_PATH = "/srv/models/tiny"
+NEW_MODEL_PATH = "/srv/models/tiny-2"  # the same, for who changes the model
+BINDS = {
+    "/opt/ovms": paths.CACHE / "ovms-standin",
+    MODEL_PATH: paths.LAB / "standin" / "model",
+    NEW_MODEL_PATH: paths.LAB / "standin" / "model",
+}
 POOL = """\
 [[pool]]
 name = "chat"
 model_name = "{model}"
-model_path = "/srv/models/tiny"
+model_path = "{model_path}"
 instances_per_node = {instances}
 memory = "preferred"
 {keys}
 [pool.ovms]
 rest_workers = {rest_workers}
 flags = {flags}
+{tables}
 """
 # In its sandbox the agent has a /proc of its own.
 SHOWN = "[Service]\nBindReadOnlyPaths=/shown/proc/1/status:/proc/1/status\n"
@@ -63,12 +70,17 @@ class Engine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """How the engines are: their pace in milliseconds, and how many requests one works on and lets wait."""
+    """How the engines are: their pace in milliseconds, and how many requests one works on and lets wait.
 
+    ``health`` are lines for the table [health] of our agent.
+    """
+
+    instances: int = len(PORTS)
     first_token_ms: int = 10
     token_ms: int = 10
     rest_workers: int = 257
     waiting_room: int = 1024
+    health: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,8 +108,17 @@ class Rig:
         """Its main process, 0 when it has none."""
         return int(self.host.properties(engine.unit, "MainPID")["MainPID"])
 
+    def read_agent_pid(self) -> int:
+        """As read_pid(); 0, too, where the balancer is not ours."""
+        return int(self.host.properties(AGENT, "MainPID")["MainPID"]) if self.is_ours else 0
+
     def read_pids(self) -> dict[str, int]:
         return {engine.name: self.read_pid(engine) for engine in self.engines}
+
+    def read_form(self, engine: Engine, pid: int) -> str:
+        """The command line of the process, and the graph that our agent wrote for it before it started."""
+        graph = f"/run/ovms-scaler/instances/{engine.name}/graph.pbtxt"
+        return self.host.script(f"cat /proc/{pid}/cmdline {graph} || true")
 
     def is_ready(self, engine: Engine) -> bool:
         path = f"/v2/models/{MODEL.replace('/', '%2F')}/ready"
@@ -131,6 +152,19 @@ class Rig:
         """What the agent says. Raises OSError when it does not answer."""
         return dict(self.host.http("GET", "/v1/status", unix=SOCKET, timeout_sec=10).json())
 
+    def order(self, verb: str, **body: object) -> bool:
+        """Give the agent an order; whether it was taken, which one that is being killed may not say."""
+        try:
+            answer = self.host.http("POST", f"/v1/{verb}", unix=SOCKET, body=body, timeout_sec=10)
+        except (OSError, http.client.HTTPException):
+            return False
+        return answer.status == 200
+
+    def count_reloads(self) -> int:
+        """How often the balancer was reloaded since it was started."""
+        journal = self.host.journal(self.service)
+        return sum(f"Reloaded {self.service}" in line for line in journal.splitlines())
+
     def count_in_rotation(self) -> int:
         """Instances that the agent has in rotation, -1 when it does not answer."""
         try:
@@ -161,38 +195,17 @@ class Rig:
         return self.host.netns_command(sys.executable, "-u", *argv)
 
 
-def render_config(shape: Shape, *, flags: tuple[str, ...] = ()) -> str:
+def render_config(shape: Shape, *, flags: tuple[str, ...] = (), model_path: str = MODEL_PATH) -> str:
     """The agent's configuration."""
     return POOL.format(
         model=MODEL,
-        instances=len(PORTS),
+        model_path=model_path,
+        instances=shape.instances,
         keys=f"waiting_room = {shape.waiting_room}",
         rest_workers=shape.rest_workers,
         flags=json.dumps(flags),
+        tables=f"[health]\n{shape.health}" if shape.health else "",
     )
-
-
-def prepare(balancers: frozenset[Balancer]) -> dict[Balancer, Image]:
-    """The images of these, from the cache or built now (root, package mirror; about a minute each)."""
-    images = {balancer: build_peers() for balancer in balancers - {Balancer.ours}}
-    if Balancer.ours in balancers:
-        images[Balancer.ours] = installed.build(RELEASE)
-    return images
-
-
-def build_peers() -> Image:
-    """A host image with the balancers that ours is compared with."""
-    wanted = sorted({*image.packages(image.Kind.HOST), *paths.read_package_list("peers")})
-    text = "\n".join([image.RECIPE, image.CUSTOMIZE, RELEASE, *wanted])
-    directory = paths.CACHE / "images" / f"{RELEASE}-peers-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    with paths.lock("image-peers"):
-        if not directory.exists():
-            image.remove_trees(directory.parent, lambda name: name.startswith(f"{RELEASE}-peers-"))
-            partial = directory.with_name(directory.name + ".partial")
-            options = ["--variant=minbase", f"--customize-hook={image.CUSTOMIZE}"]
-            image.run_mmdebstrap(RELEASE, wanted, partial, options)
-            partial.rename(directory)
-    return Image(release=RELEASE, layers=(directory,))
 
 
 @contextlib.contextmanager
@@ -200,7 +213,7 @@ def boot(booted: Image, balancer: Balancer, shape: Shape) -> Iterator[Rig]:
     """A host on which the front answers and every engine is in rotation. It ends with the block."""
     with tempfile.TemporaryDirectory(prefix="faults-") as directory:
         shown = Path(directory)
-        cores = [(FIRST_CPU + core,) for core in range(len(PORTS))]
+        cores = [(FIRST_CPU + core,) for core in range(shape.instances)]
         machines.write_machine(shown, machines.Machine(cores={0: cores}, numa=False))
         (shown / "none").mkdir()
         shown.chmod(0o755)
@@ -232,21 +245,28 @@ def start_ours(host: Host, balancer: Balancer, shape: Shape) -> Rig:
 
 
 def start_peer(host: Host, balancer: Balancer, shape: Shape) -> Rig:
-    engines = tuple(Engine(name=f"{port}", unit=f"engine@{port}.service", port=port) for port in PORTS)
+    ports = PORTS[: shape.instances]
+    engines = tuple(Engine(name=f"{port}", unit=f"engine@{port}.service", port=port) for port in ports)
     rig = Rig(host=host, balancer=balancer, engines=engines, shape=shape)
     # "localhost" in the guide's configuration would otherwise be two addresses, one of which nobody serves.
     host.write("/etc/hosts", "127.0.0.1 localhost\n")
-    text = peers.render_engine(model=MODEL, rest_workers=shape.rest_workers)
-    host.write("/etc/systemd/system/engine@.service", text)
+    write_engine_unit(rig, MODEL_PATH)
     host.write("/etc/systemd/system/engine@.service.d/60-lab.conf", render_drop_in(shape))
     host.run("systemctl", "stop", "nginx.service", "haproxy.service")
-    host.write(*peers.render_balancer(balancer))
+    host.write(*peers.render_balancer(balancer, ports))
     host.run("systemctl", "daemon-reload")
     host.run("systemctl", "start", *(engine.unit for engine in engines))
     rig.wait_until_whole()
     host.run("systemctl", "start", rig.service)
     host.wait_for(rig.answers, 30, "an answer")
     return rig
+
+
+def write_engine_unit(rig: Rig, model_path: str) -> None:
+    """The unit of the engines behind other balancers than ours, not yet taken by systemd."""
+    workers = rig.shape.rest_workers
+    text = peers.render_engine(model=MODEL, model_path=model_path, rest_workers=workers)
+    rig.host.write("/etc/systemd/system/engine@.service", text)
 
 
 def render_drop_in(shape: Shape) -> str:

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One fault under load on one host: the load begins, the fault happens, the load ends."""
 
-import contextlib
 import json
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from lab.commands import LabError
@@ -14,20 +12,24 @@ from lab.commands import LabError
 from faults import figures
 from faults.clients import Settings
 from faults.figures import Figures, Record
-from faults.rig import MODEL, Engine, Rig
+from faults.rig import MODEL, Engine, Rig, Shape
+
+TOKENS = 20  # of an answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What holds for all faults, which happen ``fault_sec`` into a load that lasts at least ``seconds``.
 
-    With ``until_whole`` the load also lasts until every engine serves again.
+    Engines load for ``loading_sec``, PID 1 is slow for ``slow_sec``. With ``until_whole`` the load also
+    lasts until every engine serves again.
     """
 
     clients: int = 64
     fault_sec: float = 3.0
     seconds: float = 14.0
     loading_sec: float = 3.0
+    slow_sec: float = 8.0
     times: int = 20
     timeout_sec: float = 8.0
     seed: int = 1
@@ -37,7 +39,7 @@ class Options:
 class Load:
     """Clients in the network of the host, from the beginning to the end of a ``with`` block."""
 
-    def __init__(self, rig: Rig, settings: Settings, *, longest_sec: float = 300) -> None:
+    def __init__(self, rig: Rig, settings: Settings, *, longest_sec: float = 900) -> None:
         self._argv = rig.netns_python("-m", "faults.clients", json.dumps(_document(settings)))
         self._longest_sec = longest_sec
         self.begun = 0.0
@@ -138,6 +140,11 @@ class Result:
     notes: tuple[str, ...]
 
 
+def compute_answer_sec(shape: Shape) -> float:
+    """How long an answer takes that nothing holds up."""
+    return (shape.first_token_ms + (TOKENS - 1) * shape.token_ms) / 1000
+
+
 def settings_for(rig: Rig, options: Options, *, shape: str = "half", burst: int = 0) -> Settings:
     """The load that these options ask for."""
     return Settings(
@@ -145,7 +152,8 @@ def settings_for(rig: Rig, options: Options, *, shape: str = "half", burst: int 
         engine_ports=tuple(engine.port for engine in rig.engines),
         model=MODEL,
         clients=options.clients,
-        answer_sec=0.2,
+        tokens=TOKENS,
+        answer_sec=compute_answer_sec(rig.shape),
         timeout_sec=options.timeout_sec,
         shape=shape,
         burst=burst,
@@ -155,6 +163,12 @@ def settings_for(rig: Rig, options: Options, *, shape: str = "half", burst: int 
 def finish(run: Run) -> Result:
     """The row of a run whose load has ended."""
     ports = [engine.port for engine in run.victims]
+    if run.listening_at:
+        early = sum(
+            figures.posts_while_not_ready(run.load.record, run.fault_at, port, after=run.listening_at)
+            for port in ports
+        )
+        run.notes.append(f"{early} requests to engines that were loading")
     return Result(
         figures=figures.compute(run.load.record, fault_at=run.fault_at, victims=ports),
         record=run.load.record,
@@ -163,16 +177,6 @@ def finish(run: Run) -> Result:
         victims=run.victims,
         notes=tuple(run.notes),
     )
-
-
-@contextlib.contextmanager
-def frozen(pid: int) -> Iterator[None]:
-    """A process of the machine is stopped within the block."""
-    subprocess.run(["kill", "-STOP", str(pid)], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["kill", "-CONT", str(pid)], check=True)
 
 
 def _document(settings: Settings) -> dict[str, object]:

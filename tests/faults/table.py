@@ -58,8 +58,10 @@ def _cells(result: Result) -> list[str]:
     found = result.figures
     notes = list(result.notes)
     if found.wrong:
-        statuses = ", ".join(f"{count} x {status}" for status, count in found.statuses.items())
-        notes.insert(0, f"{statuses} (median after {found.refused_median_ms:.0f} ms)")
+        notes[:0] = [
+            f"{one.count} x {status} (median after {one.median_ms:.0f} ms, slowest {one.slowest_ms:.0f} ms)"
+            for status, one in found.statuses.items()
+        ]
         if found.not_json:
             notes.append(f"{found.not_json} of them not JSON")
     if found.timed_out:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 # <linux/filter.h>, <linux/if_packet.h>, <asm-generic/socket.h>
 _SO_ATTACH_FILTER = 26
+_SO_RCVBUFFORCE = 33  # beyond net.core.rmem_max, in which a burst does not fit
 _PACKET_TYPE = 0xFFFFF004  # SKF_AD_OFF + SKF_AD_PKTTYPE
 _PACKET_OUTGOING = 4  # each packet is seen twice, on its way out and on its way in
 _ETH_P_IP = 0x0800
@@ -56,7 +57,7 @@ def _filter(first_port: int, last_port: int) -> list[tuple[int, int, int, int]]:
 class Tap:
     """Sees requests for the ports from ``first_port`` to ``last_port`` whose head has ``marker`` in it.
 
-    Needs CAP_NET_RAW in the network where it is made. Raises OSError.
+    Needs CAP_NET_RAW and CAP_NET_ADMIN in the network where it is made. Raises OSError.
     """
 
     def __init__(self, first_port: int, last_port: int, *, marker: bytes) -> None:
@@ -69,7 +70,7 @@ class Tap:
             _SO_ATTACH_FILTER,
             struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer)),
         )
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 22)
         self._socket.bind(("lo", _ETH_P_IP))
         self._socket.settimeout(0)
 

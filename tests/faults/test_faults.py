@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from lab.image import Image
 
-from faults import figures, rig
+from faults import figures, images, rig
 from faults.answers import Outcome
 from faults.catalogue import FAULTS, harm
 from faults.peers import Balancer
@@ -18,13 +18,13 @@ from faults.run import Options, Result
 pytestmark = pytest.mark.system
 
 OPTIONS = Options(
-    clients=16, fault_sec=1, seconds=2, loading_sec=1, times=3, timeout_sec=60, until_whole=True
+    clients=16, fault_sec=1, seconds=2, loading_sec=1, slow_sec=2, times=3, timeout_sec=60, until_whole=True
 )
 
 
 @pytest.fixture(scope="module")
 def image() -> Image:
-    return rig.prepare(frozenset({Balancer.ours}))[Balancer.ours]
+    return images.prepare(frozenset({Balancer.ours}))[Balancer.ours]
 
 
 @pytest.fixture
@@ -54,8 +54,9 @@ def assert_not_asked_while_loading(result: Result) -> None:
         assert min(posts) >= when
 
 
-def test_killed_instance(booted: rig.Rig) -> None:
-    assert_only_begun_answers_are_cut(harm(booted, FAULTS["kill"], OPTIONS))
+@pytest.mark.parametrize("name", ["kill", "oom"])
+def test_killed_instance(booted: rig.Rig, name: str) -> None:
+    assert_only_begun_answers_are_cut(harm(booted, FAULTS[name], OPTIONS))
 
 
 @pytest.mark.parametrize("name", ["loading", "agent-dead"])
@@ -65,7 +66,7 @@ def test_instance_that_loads_again_is_not_asked_before_it_is_ready(booted: rig.R
     assert_not_asked_while_loading(result)
 
 
-def test_killed_instance_while_systemd_is_stuck(booted: rig.Rig) -> None:
+def test_killed_instance_while_systemd_is_slow(booted: rig.Rig) -> None:
     assert_only_begun_answers_are_cut(harm(booted, FAULTS["pid1"], OPTIONS))
 
 
@@ -83,6 +84,12 @@ def test_bad_requests_of_one_client_harm_no_other(booted: rig.Rig) -> None:
     result = harm(booted, FAULTS["bad-requests"], OPTIONS)
     assert set(result.figures.odd) == {"bad 400"}
     assert result.figures.answered == result.figures.sent
+
+
+def test_changed_model_costs_nothing(booted: rig.Rig) -> None:
+    result = harm(booted, FAULTS["model-change"], OPTIONS)
+    assert result.figures.answered == result.figures.sent
+    assert "4 of 4 as planned" in result.notes
 
 
 def test_killed_agent_goes_on_with_what_it_was_about(booted: rig.Rig) -> None:
