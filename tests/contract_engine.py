@@ -105,8 +105,19 @@ class EngineContract:
         bench.engine.body = None
         assert (await bench.client.try_token(MODEL, timeout_sec=LIMIT_SEC))[0] is Canary.lost
 
+    async def test_one_that_is_available_and_not_ready_loads(self, bench: EngineBench) -> None:
+        bench.engine.body, bench.engine.unready = status_of(MODEL), {MODEL}
+        assert (await bench.client.probe((MODEL,)))[0] is Probe.available
+        probe, sentence = await bench.client.probe((MODEL,), ready=(MODEL,))
+        assert (probe, "is not ready" in sentence) == (Probe.loading, True)
+        bench.engine.unready = set()
+        assert (await bench.client.probe((MODEL,), ready=(MODEL,)))[0] is Probe.available
+
     async def test_counters(self, bench: EngineBench) -> None:
-        bench.engine.body, bench.engine.counters = status_of(MODEL), Counters(graphs=2, responses=7)
-        assert await bench.client.read_counters() == Counters(graphs=2, responses=7)
+        bench.engine.body, bench.engine.counters = (
+            status_of(MODEL),
+            Counters(graphs=2, responses=7, errors=3),
+        )
+        assert await bench.client.read_counters() == Counters(graphs=2, responses=7, errors=3)
         bench.engine.has_metrics = False
         assert await bench.client.read_counters() is None

@@ -107,8 +107,8 @@ CASES = [
         "[health]\nport = 1\n",
         "health.port",
         "is not a key of this table",
-        "known here: canary_interval_sec, canary_timeout_sec, failures, interval_sec, repair_attempts, "
-        "repair_window_sec, stall_sec, timeout_sec",
+        "known here: busy_sec, canary_interval_sec, canary_timeout_sec, failures, interval_sec, "
+        "repair_attempts, repair_window_sec, stall_sec, successes, timeout_sec",
         id="unknown key like no other",
     ),
     pytest.param(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovms_scaler.core.record import MAX_BYTES, RUN, WINDOW_SEC, Answer, Record, parse_datagram
+from ovms_scaler.core.record import MAX_BYTES, RUN, SHARE_SEC, WINDOW_SEC, Answer, Record, parse_datagram
 
 ONE, TWO = 8003, 8004
 
@@ -106,6 +106,74 @@ def test_clients_that_are_answered_well_elsewhere_convict() -> None:
     assert not record.is_convicted(ONE, (ONE, TWO), now_sec=0)
 
 
+def test_one_that_errs_most_of_the_time_is_suspect() -> None:
+    record, suspect = Record(), 0
+    for number in range(100):
+        status = 200 if number % 5 == 0 else 500
+        suspect += bool(feed(record, ONE, status, client=f"c{number % 7}", at=number * 0.1))
+    assert suspect > 80
+    assert not record.is_suspect(ONE, now_sec=11 + WINDOW_SEC)
+
+
+def test_some_errors_among_answers_make_nobody_suspect() -> None:
+    record = Record()
+    for number in range(1000):
+        assert not feed(record, ONE, 500 if number % 3 == 0 else 200, at=number * 0.1)
+
+
+def test_old_answers_do_not_hide_new_errors() -> None:
+    record = Record()
+    feed(record, ONE, *[200] * 1000, at=0.0)
+    errors = [400, 400, 400, 200] * 10
+    assert not feed(record, ONE, *errors, at=SHARE_SEC)
+    assert feed(record, ONE, *errors, at=2 * SHARE_SEC)
+    feed(record, TWO, *[200] * 1000, at=0.0)
+    assert feed(record, TWO, *errors, at=2 * SHARE_SEC)
+
+
+def several(record: Record, port: int, statuses: list[int], *, clients: int = 5) -> None:
+    for number in range(100):
+        status = statuses[number % len(statuses)]
+        feed(record, port, status, client=f"c{number % clients}", at=number * 0.05)
+
+
+def test_a_token_is_outweighed_by_many_requests_that_others_answer_well() -> None:
+    record = Record()
+    several(record, ONE, [500, 500, 400, 200])
+    several(record, TWO, [200])
+    assert record.is_convicted(ONE, (ONE, TWO), now_sec=5.0, generates=True)
+    assert not record.is_convicted(TWO, (ONE, TWO), now_sec=5.0, generates=True)
+
+
+def test_a_token_is_not_outweighed_by_few() -> None:
+    record = Record()
+    for client in ("a", "b"):
+        feed(record, ONE, *[400] * RUN, client=client)
+        feed(record, TWO, 200, client=client)
+    assert record.is_convicted(ONE, (ONE, TWO), now_sec=0)
+    assert not record.is_convicted(ONE, (ONE, TWO), now_sec=0, generates=True)
+
+
+def test_bad_requests_that_fail_anywhere_convict_nobody() -> None:
+    record = Record()
+    several(record, ONE, [500, 500, 400, 200])
+    several(record, TWO, [500, 200, 200, 200])
+    assert not record.is_convicted(ONE, (ONE, TWO), now_sec=5.0, generates=True)
+    assert not record.is_convicted(ONE, (ONE, TWO), now_sec=5.0)
+
+
+def test_a_run_by_chance_convicts_nobody() -> None:
+    record = Record()
+    for number in range(2000):
+        status = 400 if number % 13 == 0 else 200
+        feed(record, ONE, status, client=f"c{number % 200}", at=number * 0.0025)
+        feed(record, TWO, status, client=f"c{(number + 7) % 200}", at=number * 0.0025)
+    feed(record, ONE, *[400] * RUN, client="c1", at=5.0)
+    assert record.is_suspect(ONE, now_sec=5.0)
+    assert not record.is_convicted(ONE, (ONE, TWO), now_sec=5.0, generates=True)
+    assert not record.is_convicted(ONE, (ONE, TWO), now_sec=5.0)
+
+
 def test_clients_that_fail_everywhere_convict_nobody() -> None:
     record = Record()
     for client in ("a", "b", "c"):
@@ -121,5 +189,5 @@ def test_what_is_remembered_is_bounded() -> None:
     for number in range(10_000):
         feed(record, ONE, 200, client=f"good {number}")
         feed(record, TWO, 400, client=f"bad {number}")
-    assert len(record._engines[ONE].good) <= 256
-    assert len(record._engines[TWO].clients) <= 256
+    for port in (ONE, TWO):
+        assert all(len(span.clients) <= 256 for span in record._engines[port].spans)

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from contract_engine import EngineBench, EngineContract
@@ -65,9 +66,12 @@ class Server:
         elif head.startswith("get /metrics"):
             counters = self.engine.counters
             status = 200 if self.engine.has_metrics else 400
-            text = b'ovms_current_graphs{name="a"} %d\novms_responses{name="a"} %d\n' % (
-                counters.graphs, counters.responses,
+            text = b'ovms_current_graphs{} %d\novms_responses{} %d\novms_graph_error{} %d\n' % (
+                counters.graphs, counters.responses, counters.errors,
             )  # fmt: skip
+        elif head.startswith("get /v2/models/"):
+            name = unquote(head.split()[1].split("/")[3])
+            status, text = 404 if name in self.engine.unready else 200, b""
         writer.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%s" % (status, len(text), text))
         await writer.drain()
         return True

@@ -3,7 +3,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import world
@@ -13,6 +13,7 @@ from ovms_scaler.core.books import Books
 from ovms_scaler.core.facts import Health, Probe
 from ovms_scaler.core.spec_health import HealthRules
 from ovms_scaler.core.target import resolve
+from ovms_scaler.daemon import health
 from ovms_scaler.daemon.health import HealthWatch
 
 RULES = HealthRules(interval_sec=0.005, timeout_sec=0.05, failures=3)
@@ -218,3 +219,50 @@ async def test_only_changes_are_reported(watched: Watched) -> None:
     reported = len(watched.seen)
     await watched.engine.count(5)
     assert len(watched.seen) == reported
+
+
+async def test_one_that_was_out_comes_back_after_some_good_probes(watched: Watched) -> None:
+    watched.engine.body = SERVING
+    watched.follow(warmed=True)
+    watched.engine.body = None
+    await watched.until(lambda health: health.failures >= RULES.failures)
+    probes, watched.engine.body = watched.engine.probes, SERVING
+    doubted = await watched.until(lambda health: health.failures == 0)
+    assert doubted.doubt == "it answers again, and is put back after 3 good probes in a row"
+    await watched.until(lambda health: not health.doubt)
+    assert watched.engine.probes >= probes + RULES.successes
+
+
+async def test_other_rules_do_not_bring_it_back(watched: Watched) -> None:
+    watched.engine.body = None
+    watched.follow(warmed=True)
+    await watched.until(lambda health: health.failures >= RULES.failures)
+    rules = replace(RULES, successes=100)
+    watched.engine.body = SERVING
+    watched.watch.follow({"chat-numa0": (WANTED, "i1")}, rules, warmed=frozenset())
+    await watched.until(lambda health: "100 good probes" in health.doubt)
+
+
+async def test_a_model_that_is_available_and_not_ready_is_not_warmed(watched: Watched) -> None:
+    watched.engine.body, watched.engine.unready = SERVING, {"org/tiny"}
+    watched.follow()
+    found = await watched.until(lambda health: "is not ready" in health.detail)
+    assert (found.probe, found.warmed, watched.engine.warmed) == (Probe.loading, False, [])
+    watched.engine.unready = set()
+    await watched.until(lambda health: health.warmed)
+
+
+async def test_one_that_serves_is_asked_now_and_then_whether_it_is_ready(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched.engine.body = SERVING
+    watched.follow(warmed=True)
+    await watched.engine.count(5)
+    assert watched.engine.asked_ready == []
+    monkeypatch.setattr(health, "READY_SEC", 0.0)
+    watched.engine.unready = {"org/tiny"}
+    await watched.until(lambda health: health.failures >= RULES.failures)
+    monkeypatch.undo()  # it is asked again and again all the same
+    await watched.until(lambda health: health.failures >= 2 * RULES.failures)
+    watched.engine.unready = set()
+    await watched.until(lambda health: health.failures == 0)

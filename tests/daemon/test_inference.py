@@ -3,8 +3,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field, replace
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -17,8 +18,9 @@ from ovms_scaler.core.progress import Counters
 from ovms_scaler.core.record import RUN
 from ovms_scaler.core.spec_health import HealthRules
 from ovms_scaler.core.target import Target, resolve
-from ovms_scaler.daemon import inference
+from ovms_scaler.daemon import health, inference
 from ovms_scaler.daemon.health import HealthWatch
+from ovms_scaler.daemon.meter import Meter
 
 RULES = HealthRules(interval_sec=0.005, timeout_sec=0.05, canary_interval_sec=0)
 NAMES = ("chat-numa0", "chat-numa1")
@@ -33,13 +35,34 @@ def rules_with(**keys: Any) -> HealthRules:
 
 
 @dataclass(kw_only=True)
+class Using:
+    """What the first engine has used; with ``is_busy`` each look finds more CPU time."""
+
+    cpu_sec: float | None = 0.0
+    is_busy: bool = False
+    gpu_idle_sec: tuple[float, ...] | None = None
+    is_card_idle: bool = False
+
+    def read_cpu_sec(self, unit: str) -> float | None:
+        if unit != GENERATES.wanted[NAMES[0]].instance.unit:
+            return 0.0
+        if self.is_busy and self.cpu_sec is not None:
+            self.cpu_sec += 10.0
+        return self.cpu_sec
+
+    def read_gpu_idle_sec(self, _addresses: Iterable[str]) -> tuple[float, ...] | None:
+        return (time.monotonic(),) if self.is_card_idle else self.gpu_idle_sec
+
+
+@dataclass(kw_only=True)
 class Bench:
-    """Two engines that serve; ``cpu_sec`` is what the first has used."""
+    """Two engines that serve."""
 
     watch: HealthWatch
     engines: dict[str, FakeEngine]
     changed: asyncio.Event
-    cpu_sec: list[float] = field(default_factory=lambda: [0.0])
+    use: Using
+    faults: set[str]
 
     def follow(self, target: Target = GENERATES, rules: HealthRules = RULES) -> None:
         running = {name: (target.wanted[name], "i1") for name in NAMES}
@@ -70,20 +93,36 @@ class Bench:
 
 @pytest.fixture(name="bench")
 async def two_engines(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
-    monkeypatch.setattr(inference, "COUNTERS_SEC", 0.0)
+    for name in ("COUNTERS_SEC", "BUSY_COUNTERS_SEC", "_WEIGH_SEC"):
+        monkeypatch.setattr(inference, name, 0.0)
     monkeypatch.setattr(inference, "AGAIN_SEC", 0.01)
-    engines, changed = FakeEngines(), asyncio.Event()
-    cpu_sec = [0.0]
-    first = GENERATES.wanted[NAMES[0]].instance
-    watch = HealthWatch(
-        engines.connect, changed.set, read_cpu_sec=lambda unit: cpu_sec[0] if unit == first.unit else None
-    )
+    engines, changed, use = FakeEngines(), asyncio.Event(), Using()
+    meter = Meter(read_cpu_sec=use.read_cpu_sec, read_gpu_idle_sec=use.read_gpu_idle_sec)
+    faults: set[str] = set()
+
+    def note() -> None:
+        changed.set()
+        known = watch.read(NAMES[0])
+        faults.add(known.fault if known is not None else "")
+
+    watch = HealthWatch(engines.connect, note, meter=meter)
     by_name = {name: engines[GENERATES.wanted[name].instance.port] for name in NAMES}
     for engine in by_name.values():
         engine.body = status_of("org/tiny")
-    yield Bench(watch=watch, engines=by_name, changed=changed, cpu_sec=cpu_sec)
+    yield Bench(watch=watch, engines=by_name, changed=changed, use=use, faults=faults)
     await watch.close()
     assert [engine.connections for engine in by_name.values()] == [0, 0]
+
+
+def on_gpu(target: Target) -> Target:
+    """The same on a card."""
+    return replace(
+        target,
+        wanted={
+            name: replace(wanted, instance=replace(wanted.instance, device="GPU", gpus=("0000:03:00.0",)))
+            for name, wanted in target.wanted.items()
+        },
+    )
 
 
 async def test_errors_only_and_a_token_refused_is_a_fault(bench: Bench) -> None:
@@ -104,12 +143,66 @@ async def test_bad_requests_are_told_from_a_bad_engine_by_a_token(bench: Bench) 
     assert bench.read().fault == ""
 
 
-async def test_a_success_among_errors_asks_for_nothing(bench: Bench) -> None:
+async def test_some_errors_among_answers_ask_for_nothing(bench: Bench) -> None:
     bench.follow()
     for _ in range(20):
-        bench.tell(400, 400, 400, 200)
+        bench.tell(400, 400, 200, 200, 200)
     await bench.count(5)
     assert bench.engines[NAMES[0]].warmed == []
+
+
+async def test_one_refusal_among_tokens_is_no_fault(bench: Bench) -> None:
+    bench.follow()
+    bench.engines[NAMES[0]].warms = [False, True, True, True]
+    bench.tell(*[400] * RUN)
+    await bench.engines[NAMES[0]].wait_for_warm(3)
+    await bench.count(5)
+    assert bench.faults <= {""}
+
+
+async def test_one_token_among_refusals_does_not_clear(bench: Bench) -> None:
+    bench.follow()
+    bench.engines[NAMES[0]].warms = [False, False, True, False, True, False]
+    bench.tell(*[400] * RUN)
+    await bench.until(lambda health: bool(health.fault))
+    await bench.engines[NAMES[0]].wait_for_warm(7)
+    assert bench.read().fault
+
+
+async def test_few_clients_do_not_outweigh_a_token(bench: Bench) -> None:
+    bench.follow()
+    for client in ("a", "b"):
+        bench.tell(*[500] * RUN, client=client)
+        bench.tell(200, client=client, name=NAMES[1])
+    await bench.engines[NAMES[0]].wait_for_warm()
+    await bench.count(5)
+    assert bench.read().fault == ""
+
+
+async def test_many_clients_outweigh_a_token(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.follow()
+    for number in range(60):
+        client = f"10.0.0.{number % 6}"
+        bench.tell(500, 500, 200, client=client)
+        bench.tell(200, client=client, name=NAMES[1])
+    found = await bench.until(lambda health: bool(health.fault))
+    assert found.fault == "it answers with errors to clients that others answer well"
+    monkeypatch.setattr(inference, "_WEIGH_SEC", float("inf"))  # what was found out stands by itself
+    await bench.count(20)
+    assert bench.read().fault
+    assert len(bench.engines[NAMES[0]].warmed) == 1
+    assert bench.read(NAMES[1]).fault == ""
+
+
+async def test_errors_that_the_engine_tells_of_are_looked_into(bench: Bench) -> None:
+    bench.engines[NAMES[0]].warms = [False]
+    bench.engines[NAMES[0]].counters = Counters(graphs=0, responses=9, errors=0)
+    bench.follow()
+    await bench.count(3)
+    assert bench.engines[NAMES[0]].warmed == []
+    bench.engines[NAMES[0]].counters = Counters(graphs=0, responses=9, errors=9)
+    found = await bench.until(lambda health: bool(health.fault))
+    assert "answers a good request with an error" in found.fault
 
 
 async def test_one_that_infers_again_is_believed_again(bench: Bench) -> None:
@@ -121,14 +214,16 @@ async def test_one_that_infers_again_is_believed_again(bench: Bench) -> None:
     assert bench.read().fault
     bench.engines[NAMES[0]].warms = [True]
     await bench.until(lambda health: not health.fault)
+    await bench.until(lambda health: "is put back after 3 good probes" in health.doubt)
 
 
 async def test_a_busy_engine_may_keep_the_token_waiting(bench: Bench) -> None:
-    bench.follow(rules=rules_with(canary_timeout_sec=0.02))
+    bench.use.is_busy = True
+    bench.follow(rules=rules_with(canary_timeout_sec=0.01))
     bench.engines[NAMES[0]].hold = asyncio.Event()
-    while len(bench.engines[NAMES[0]].warmed) < 2:
-        bench.tell(*[400] * RUN)
-        await bench.count(1)
+    bench.tell(*[400] * RUN)
+    await bench.engines[NAMES[0]].wait_for_warm()
+    await bench.count(40)
     assert bench.read().fault == ""
 
 
@@ -136,11 +231,31 @@ async def test_an_idle_engine_that_gives_no_token_hangs(bench: Bench) -> None:
     bench.engines[NAMES[0]].hold = asyncio.Event()
     bench.follow(rules=rules_with(canary_interval_sec=0.01, canary_timeout_sec=0.02))
     found = await bench.until(lambda health: bool(health.fault))
-    assert found.fault == "it gave no token within 0.02 s, though it was idle"
+    assert found.fault == "it gave no token within 0.04 s and was not seen to compute"
     assert found.works is False
 
 
+async def test_a_deadline_that_passed_while_the_agent_slept_proves_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "LATE_SEC", -1.0)  # every deadline passes late
+    bench.engines[NAMES[0]].hold = asyncio.Event()
+    bench.follow(rules=rules_with(canary_interval_sec=0.01, canary_timeout_sec=0.01))
+    await bench.engines[NAMES[0]].wait_for_warm()
+    await bench.count(30)
+    assert bench.read().fault == ""
+
+
+async def test_one_that_computes_for_ever_without_a_token_hangs_too(bench: Bench) -> None:
+    bench.use.is_busy = True
+    bench.engines[NAMES[0]].hold = asyncio.Event()
+    bench.follow(rules=rules_with(canary_interval_sec=0.01, canary_timeout_sec=0.01, busy_sec=0.1))
+    found = await bench.until(lambda health: bool(health.fault))
+    assert (found.fault, found.works) == ("it gave no token within 0.1 s", True)
+
+
 async def test_an_engine_at_work_is_asked_for_no_token(bench: Bench) -> None:
+    bench.use.is_busy = True
     bench.engines[NAMES[0]].counters = Counters(graphs=1, responses=0)
     bench.follow(rules=rules_with(canary_interval_sec=0.01))
     await bench.engines[NAMES[1]].wait_for_warm(3)
@@ -148,12 +263,19 @@ async def test_an_engine_at_work_is_asked_for_no_token(bench: Bench) -> None:
     assert bench.engines[NAMES[0]].warmed == []
 
 
-async def test_without_counters_nobody_is_taken_for_idle(bench: Bench) -> None:
-    bench.engines[NAMES[0]].has_metrics = False
+async def test_without_counters_one_that_computes_is_not_taken_for_idle(bench: Bench) -> None:
+    bench.use.is_busy, bench.engines[NAMES[0]].has_metrics = True, False
     bench.follow(rules=rules_with(canary_interval_sec=0.01))
     await bench.engines[NAMES[1]].wait_for_warm(3)
     await bench.count(5)
     assert bench.engines[NAMES[0]].warmed == []
+
+
+async def test_without_counters_one_that_computes_nothing_is_asked(bench: Bench) -> None:
+    bench.engines[NAMES[0]].has_metrics, bench.engines[NAMES[0]].hold = False, asyncio.Event()
+    bench.follow(rules=rules_with(canary_interval_sec=0.01, canary_timeout_sec=0.02))
+    found = await bench.until(lambda health: bool(health.fault))
+    assert ("no token" in found.fault, found.works) == (True, False)
 
 
 async def test_requests_in_work_that_get_no_further_are_a_fault(bench: Bench) -> None:
@@ -161,15 +283,54 @@ async def test_requests_in_work_that_get_no_further_are_a_fault(bench: Bench) ->
     bench.follow(rules=rules_with(stall_sec=0.05))
     found = await bench.until(lambda health: bool(health.fault))
     assert (found.fault, found.works) == ("3 requests in work got no further for 0.05 s", False)
+    # It was asked for a token half-way, and the fake's counters do not show that it gave one.
+    assert bench.engines[NAMES[0]].warmed
 
 
 async def test_one_that_computes_for_long_is_no_fault(bench: Bench) -> None:
+    bench.use.is_busy = True
     bench.engines[NAMES[0]].counters = Counters(graphs=3, responses=9)
-    bench.follow(rules=rules_with(stall_sec=0.05))
-    for _ in range(40):
-        bench.cpu_sec[0] += 1.0
-        await bench.count(1)
+    bench.follow(rules=rules_with(stall_sec=0.01))
+    await bench.count(60)
     assert bench.read().fault == ""
+
+
+async def test_one_that_computes_and_answers_nothing_for_very_long_is_one(bench: Bench) -> None:
+    bench.use.is_busy = True
+    bench.engines[NAMES[0]].counters = Counters(graphs=3, responses=9)
+    bench.follow(rules=rules_with(stall_sec=0.01, busy_sec=0.1))
+    found = await bench.until(lambda health: bool(health.fault))
+    assert found.fault == "3 requests in work got no part of an answer for 0.1 s, though it computes"
+    assert found.works is True
+
+
+@pytest.mark.parametrize("idle", [None, (5.0,)], ids=["the card does not tell", "the card is at work"])
+async def test_a_card_that_may_compute_is_no_fault(bench: Bench, idle: tuple[float, ...] | None) -> None:
+    bench.use.gpu_idle_sec = idle
+    bench.engines[NAMES[0]].counters = Counters(graphs=3, responses=9)
+    bench.follow(on_gpu(GENERATES), rules=rules_with(stall_sec=0.01, canary_timeout_sec=0.01))
+    bench.engines[NAMES[0]].hold = asyncio.Event()
+    await bench.count(60)
+    assert bench.read().fault == ""
+
+
+async def test_an_idle_card_with_requests_in_work_is_one(bench: Bench) -> None:
+    bench.use.is_card_idle = True
+    bench.engines[NAMES[0]].counters = Counters(graphs=3, responses=9)
+    bench.follow(on_gpu(GENERATES), rules=rules_with(stall_sec=0.05))
+    found = await bench.until(lambda health: bool(health.fault))
+    assert (found.fault, found.works) == ("3 requests in work got no further for 0.05 s", False)
+
+
+async def test_one_that_cannot_be_asked_is_given_more_time(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.engines[NAMES[0]].counters = Counters(graphs=3, responses=9)
+    bench.follow(EMBEDS, rules=rules_with(stall_sec=0.01))
+    await bench.count(60)
+    assert bench.read().fault == ""
+    monkeypatch.setattr(inference, "UNSEEN_SEC", 0.05)
+    await bench.until(lambda health: bool(health.fault))
 
 
 async def test_embeddings_are_judged_by_clients_that_others_answer_well(bench: Bench) -> None:
@@ -180,8 +341,18 @@ async def test_embeddings_are_judged_by_clients_that_others_answer_well(bench: B
     for client in ("a", "b"):
         bench.tell(200, client=client, name=NAMES[1])
         bench.tell(500, client=client)
-    assert "errors to clients that others answer well" in bench.read().fault
+    found = await bench.until(lambda health: bool(health.fault))
+    assert found.fault == "it answers with errors to clients that others answer well"
     assert bench.engines[NAMES[0]].warmed == []
+
+
+async def test_silence_of_one_that_computed_before_it_stopped(bench: Bench) -> None:
+    bench.use.is_busy = True
+    bench.follow()
+    await bench.count(5)
+    bench.use.is_busy, bench.engines[NAMES[0]].is_silent = False, True
+    silent = await bench.until(lambda health: health.failures >= 1)
+    assert (silent.failures, silent.works) == (1, False)
 
 
 async def test_silence_while_it_computes_is_told_from_silence(bench: Bench) -> None:
@@ -190,12 +361,43 @@ async def test_silence_while_it_computes_is_told_from_silence(bench: Bench) -> N
     bench.engines[NAMES[0]].is_silent = True
     silent = await bench.until(lambda health: health.failures >= 2)
     assert silent.works is False
-    bench.cpu_sec[0] += 10.0
+    bench.use.is_busy = True
     await bench.until(lambda health: health.works is True)
+
+
+async def test_silence_while_it_computes_is_believed_for_a_time(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "SLOW_SEC", 0.2)
+    bench.use.is_busy = True
+    bench.follow()
+    await bench.count(2)
+    bench.engines[NAMES[0]].is_silent = True
+    await bench.until(lambda known: known.works is True)
+    await bench.until(lambda known: known.failures > 1 and known.works is None)
+
+
+@pytest.mark.parametrize(
+    ("target", "works"),
+    [
+        pytest.param(EMBEDS, False, id="embeddings on CPUs"),
+        pytest.param(on_gpu(EMBEDS), True, id="embeddings on a card that does not tell"),
+        pytest.param(on_gpu(GENERATES), False, id="a card does not keep a language model's probes waiting"),
+    ],
+)
+async def test_silence_without_cpu_time(bench: Bench, target: Target, *, works: bool) -> None:
+    bench.follow(target)
+    await bench.count(2)
+    bench.engines[NAMES[0]].is_silent = True
+    for failures in (1, 3):
+        silent = await bench.until(lambda known, least=failures: known.failures >= least)
+        assert silent.works is works
 
 
 async def test_nonsense_is_counted_and_dropped(bench: Bench) -> None:
     bench.follow()
+    assert bench.watch.describe_nonsense() == ""
     bench.watch.note_datagram(b"\xff")
     bench.tell(400)
     assert bench.watch.nonsense == 1
+    assert bench.watch.describe_nonsense().endswith("lines that are none: 1 so far")

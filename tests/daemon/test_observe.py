@@ -287,3 +287,9 @@ async def test_hang_is_seen_with_the_time_and_forgotten_when_the_card_is_pulled_
     assert (await host.observe(away)).wedges.keys() == {CARD}
     host.memory.jobs.clear()
     assert (await host.observe(away)).wedges == {}
+
+
+async def test_lines_that_the_proxy_cannot_have_written_are_a_problem(host: DaemonHost) -> None:
+    host.health.note_datagram(b"hello")
+    await host.observe()
+    assert host.observer.problems == ["the proxy's record of requests has lines that are none: 1 so far"]

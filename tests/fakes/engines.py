@@ -22,8 +22,9 @@ def status_of(name: str, state: str = "AVAILABLE", error: str = "OK") -> bytes:
 class FakeEngine:
     """One port. ``body`` is what GET /v1/config says, None for a port where nobody listens.
 
-    ``is_silent`` takes questions and answers none. ``warms`` are the answers of generations, the last one
-    for ever. ``hold`` keeps generations waiting while it is given and not set.
+    ``is_silent`` takes questions and answers none. ``unready`` are models that cannot serve all the same.
+    ``warms`` are the answers of generations, the last one for ever. ``hold`` keeps generations waiting while
+    it is given and not set.
     """
 
     body: bytes | None = LOADING
@@ -32,6 +33,8 @@ class FakeEngine:
     hold: asyncio.Event | None = None
     has_metrics: bool = True
     counters: Counters = field(default_factory=lambda: Counters(graphs=0, responses=0))
+    unready: set[str] = field(default_factory=set)
+    asked_ready: list[str] = field(default_factory=list)
     probes: int = 0
     warmed: list[str] = field(default_factory=list)
     connections: int = 0
@@ -67,14 +70,18 @@ class FakeConnection:
     port: int
     timeout_sec: float
 
-    async def probe(self, expected: tuple[str, ...]) -> tuple[Probe, str]:
+    async def probe(self, expected: tuple[str, ...], *, ready: tuple[str, ...] = ()) -> tuple[Probe, str]:
         try:
             if self.engine.body is None:
                 return Probe.refused, f"nobody answers on port {self.port}"
             if self.engine.is_silent:
                 await asyncio.sleep(self.timeout_sec)
                 return Probe.silent, f"no answer on port {self.port} within {self.timeout_sec:g} s"
-            return parse_config_status(self.engine.body, expected)
+            self.engine.asked_ready += ready
+            probe, sentence = parse_config_status(self.engine.body, expected)
+            if probe is Probe.available and (unready := self.engine.unready.intersection(ready)):
+                return Probe.loading, f"{min(unready)!a} is listed as available, and is not ready"
+            return probe, sentence
         finally:
             await self.engine.note_probe()
 

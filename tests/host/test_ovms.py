@@ -115,7 +115,6 @@ async def test_nobody_listens() -> None:
         Probe.refused,
         f"nobody answers on port {port}: Connect call failed ('127.0.0.1', {port})",
     )
-    assert not await engine.is_model_ready("m")
     assert (await engine.warm("m"))[0] is False
 
 
@@ -312,23 +311,54 @@ async def test_proxies_in_the_environment_are_not_used(monkeypatch: pytest.Monke
         assert (await engine.probe(("m",)))[0] is Probe.available
 
 
+def saying_by_path(ready: bytes) -> Answer:
+    """Answers /v1/config with "available", and anything else with ``ready``."""
+
+    async def answer(server: Server, writer: asyncio.StreamWriter) -> None:
+        writer.write(http(AVAILABLE) if " /v1/config " in server.requests[-1][0] else ready)
+        await writer.drain()
+
+    return answer
+
+
 @pytest.mark.parametrize(
-    ("answer", "ready"),
+    ("ready", "probe", "sentence"),
     [
-        pytest.param(http(b""), True, id="ready"),
-        pytest.param(http(b'{"error":"x"}', status="404 Not Found"), False, id="unknown or still loading"),
-        pytest.param(b"nonsense\r\n\r\n", False, id="nonsense"),
+        pytest.param(http(b""), Probe.available, "'m' is available", id="ready"),
+        pytest.param(
+            http(b'{"error":"x"}', status="404 Not Found"), Probe.loading,
+            "'a/Llama 3\\xe9' is listed as available, and is not ready: status 404: 'x'", id="still loading",
+        ),
+        pytest.param(
+            http(b"", status="500 Internal Server Error"), Probe.loading,
+            "'a/Llama 3\\xe9' is listed as available, and is not ready: status 500", id="failed",
+        ),
+        pytest.param(
+            http(b"", status="400 Bad Request"), Probe.available, "'m' is available", id="knows no such path"
+        ),
+        pytest.param(b"nonsense\r\n\r\n", Probe.nonsense, "is not one", id="nonsense"),
+        pytest.param(b"", Probe.silent, "no answer on port", id="no answer"),
     ],
-)
-async def test_readiness_of_a_model_asks_with_its_name_encoded(answer: bytes, *, ready: bool) -> None:
-    async with serving(saying(answer)) as server, engine_at(server) as engine:
-        assert await engine.is_model_ready("meta-llama/Llama 3é") is ready
-        assert server.requests == [("GET /v2/models/meta-llama%2FLlama%203%C3%A9/ready HTTP/1.1", b"")]
+)  # fmt: skip
+async def test_a_model_is_asked_by_itself_with_its_name_encoded(
+    ready: bytes, probe: Probe, sentence: str
+) -> None:
+    deadline_sec = LONG_SEC if ready else SHORT_SEC
+    async with (
+        serving(saying_by_path(ready)) as server,
+        engine_at(server, timeout_sec=deadline_sec) as engine,
+    ):
+        found = await engine.probe(("m",), ready=("a/Llama 3é", "m"))
+        assert (found[0], sentence in found[1]) == (probe, True)
+        asked = [request for request, _ in server.requests]
+        assert asked[:2] == ["GET /v1/config HTTP/1.1", "GET /v2/models/a%2FLlama%203%C3%A9/ready HTTP/1.1"]
+        assert (len(asked) == 3) is (probe is Probe.available)
 
 
-async def test_readiness_without_an_answer_is_not_ready() -> None:
-    async with serving(saying()) as server, engine_at(server, timeout_sec=SHORT_SEC) as engine:
-        assert not await engine.is_model_ready("m")
+async def test_a_model_that_loads_is_not_asked_whether_it_is_ready() -> None:
+    async with serving(saying(http(b"{}"))) as server, engine_at(server) as engine:
+        assert (await engine.probe(("m",), ready=("m",)))[0] is Probe.loading
+        assert len(server.requests) == 1
 
 
 async def test_warming_generates_one_token_beyond_the_deadline_of_probes() -> None:

@@ -89,9 +89,10 @@ class Health:
     """The verdict on one engine process (``invocation_id``) and how long it has held.
 
     ``failures`` counts consecutive probes that did not show "available" since one did; ``warmed`` is True
-    once a generation was answered; ``detail`` is a sentence for people. ``works`` says whether it used CPU
-    time since a probe was answered last, None when that cannot be read. ``fault`` is why it is not believed
-    to infer although it may answer probes, "" for no doubt. ``faulty_since_sec`` (CLOCK_MONOTONIC) is when
+    once a generation was answered; ``detail`` is a sentence for people. ``works`` says whether it computed
+    while the last probe waited, or may have; None when nothing is known of that. ``fault`` is why it is
+    not believed to infer although it may answer probes, "" for no fault. ``doubt`` is why one that was out
+    of rotation does not come back yet, though all is well. ``faulty_since_sec`` (CLOCK_MONOTONIC) is when
     failures or fault began.
     """
 
@@ -102,6 +103,7 @@ class Health:
     detail: str = ""
     works: bool | None = None
     fault: str = ""
+    doubt: str = ""
     faulty_since_sec: float = 0.0
 
 

@@ -141,15 +141,24 @@ def _running(wanted: Wanted, facts: InstanceFacts, unit: UnitFacts, failures: in
             return Verdict(state=State.starting, reason=health.detail)
 
 
-def _serving(instance: Instance, health: Health, failures: int, override: str | None) -> Verdict:
+def is_believed(health: Health, *, failures: int) -> bool:
+    """Whether one that was warmed is believed to serve, so many failed probes in a row before it is not."""
     if health.fault:
-        return Verdict(state=State.ejected, reason=health.fault, hint=f"journalctl -u {instance.unit}")
-    if health.failures == 0:
-        return Verdict(state=State.ready, reason=f"as overridden in {override}" if override else "")
+        return False
     # One that computes may be late with its answer: embeddings and images are computed by the threads that
     # answer probes (drogon_http_server.cpp in OVMS). One that hangs is found by its CPU time.
     is_busy = health.probe is Probe.silent and health.works
-    state = State.ejected if health.failures >= failures and not is_busy else State.suspect
+    return health.failures < failures or bool(is_busy)
+
+
+def _serving(instance: Instance, health: Health, failures: int, override: str | None) -> Verdict:
+    if health.fault:
+        return Verdict(state=State.ejected, reason=health.fault, hint=f"journalctl -u {instance.unit}")
+    if health.failures == 0 and health.doubt:
+        return Verdict(state=State.suspect, reason=health.doubt)
+    if health.failures == 0:
+        return Verdict(state=State.ready, reason=f"as overridden in {override}" if override else "")
+    state = State.suspect if is_believed(health, failures=failures) else State.ejected
     failed = "a probe failed" if health.failures == 1 else f"{health.failures} probes in a row failed"
     return Verdict(
         state=state,

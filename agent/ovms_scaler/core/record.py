@@ -1,22 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the proxy says of finished requests, and which engines it shows to answer nothing but errors.
 
-A run of errors proves nothing by itself: one client may send bad requests only. So a run makes an engine
-*suspect*, which has it asked for a token of the agent's own: a request that is known to be good. Where
-nothing can be generated, the clients must do: those that fail here and are answered well elsewhere are
-witnesses.
+Errors prove nothing by themselves: one client may send bad requests only. So a run of them, or a large
+share, makes an engine *suspect*, which has it asked for a token of the agent's own: a request that is known
+to be good. The clients can convict it, too: those that fail here and are answered well elsewhere are
+witnesses. Where nothing can be generated, two of them who get nothing but errors are enough; else it takes
+so many requests that chance is out of the question, as the token was given.
 """
 
 import json
 import re
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 # Errors in a row before an engine is suspect, and for how long after the last one it stays so.
 RUN = 5
 WINDOW_SEC = 10.0
+# As suspect is one with so many errors in the last SHARE_SEC, and no more answers than errors.
+SHARE_SEC = 30.0
+MANY = 10
 WITNESSES = 2
+# Requests of the witnesses, here and elsewhere, before a share of errors convicts: with 30 % of bad
+# requests at random, half of 30 are bad here and a tenth elsewhere in one of ten thousand cases.
+ENOUGH = 30
 MAX_BYTES = 8192  # of a datagram
 _CLIENTS = 256  # remembered for each engine
 _TRY = re.compile(r"127\.0\.0\.1:([0-9]{1,5})")
@@ -60,16 +66,83 @@ def parse_datagram(data: bytes) -> Answer | None:
     return Answer(client=client, tries=tuple(tries))
 
 
+@dataclass(slots=True)
+class _Count:
+    """Requests that were answered well, and with an error that may be the engine's."""
+
+    good: int = 0
+    bad: int = 0
+
+    def add(self, other: "_Count") -> None:
+        self.good += other.good
+        self.bad += other.bad
+
+    @property
+    def all(self) -> int:
+        return self.good + self.bad
+
+
+@dataclass(slots=True)
+class _Span:
+    """Half of the window: all that was counted in it, and by client."""
+
+    began_sec: float = 0.0
+    total: _Count = field(default_factory=_Count)
+    clients: dict[str, _Count] = field(default_factory=dict)
+
+    def note(self, client: str, *, good: bool) -> None:
+        counts = [self.total]
+        if client in self.clients or len(self.clients) < _CLIENTS:
+            counts.append(self.clients.setdefault(client, _Count()))
+        for count in counts:
+            count.add(_Count(good=int(good), bad=int(not good)))
+
+
 @dataclass(slots=True, kw_only=True)
 class _Engine:
-    """``errors`` are those since the last success, from ``clients``; ``good`` has when each client last got
-    an answer."""
+    """``run`` counts the errors since the last success; the spans are the present one and the one before."""
 
-    errors: int = 0
-    began_sec: float = 0.0
+    run: int = 0
     last_sec: float = 0.0
-    clients: set[str] = field(default_factory=set)
-    good: OrderedDict[str, float] = field(default_factory=OrderedDict)
+    spans: tuple[_Span, _Span] = field(default_factory=lambda: (_Span(), _Span()))
+
+    def note(self, client: str, *, good: bool, now_sec: float) -> None:
+        self._turn(now_sec)
+        self.spans[0].note(client, good=good)
+        if good:
+            self.run = 0
+        else:
+            self.run = 1 if now_sec - self.last_sec > WINDOW_SEC else self.run + 1
+            self.last_sec = now_sec
+
+    def _turn(self, now_sec: float) -> None:
+        age_sec = now_sec - self.spans[0].began_sec
+        if age_sec > SHARE_SEC / 2:
+            before = self.spans[0] if age_sec <= SHARE_SEC else _Span()
+            self.spans = (_Span(began_sec=now_sec), before)
+
+    def is_suspect(self, now_sec: float) -> bool:
+        if now_sec - self.last_sec > WINDOW_SEC:
+            return False
+        total = self.total()
+        return self.run >= RUN or (total.bad >= MANY and total.bad >= total.good)
+
+    def total(self) -> _Count:
+        return _sum(span.total for span in self.spans)
+
+    def of(self, client: str) -> _Count:
+        return _sum(span.clients[client] for span in self.spans if client in span.clients)
+
+    def failed(self) -> set[str]:
+        """Clients that met with errors here."""
+        return {client for span in self.spans for client, count in span.clients.items() if count.bad}
+
+
+def _sum(counts: Iterable[_Count]) -> _Count:
+    total = _Count()
+    for count in counts:
+        total.add(count)
+    return total
 
 
 class Record:
@@ -81,43 +154,41 @@ class Record:
     def note(self, answer: Answer, *, now_sec: float) -> tuple[int, ...]:
         """Take one request in; the ports that are suspect because of it."""
         for port, status in answer.tries:
-            engine = self._engines.setdefault(port, _Engine())
-            if status < 400:
-                engine.errors = 0
-                engine.clients.clear()
-                engine.good[answer.client] = now_sec
-                engine.good.move_to_end(answer.client)
-                if len(engine.good) > _CLIENTS:
-                    engine.good.popitem(last=False)
-            elif status == 400 or status >= 500:
-                # Others (404, 413, 422, 499 ...) are about the request or the client alone.
-                if not engine.errors or now_sec - engine.last_sec > WINDOW_SEC:
-                    engine.errors, engine.began_sec = 0, now_sec
-                    engine.clients.clear()
-                engine.errors += 1
-                engine.last_sec = now_sec
-                if len(engine.clients) < _CLIENTS:
-                    engine.clients.add(answer.client)
+            # Others (404, 413, 422, 499 ...) are about the request or the client alone.
+            if status < 400 or status == 400 or status >= 500:
+                engine = self._engines.setdefault(port, _Engine())
+                engine.note(answer.client, good=status < 400, now_sec=now_sec)
         return tuple(port for port, _ in answer.tries if self.is_suspect(port, now_sec=now_sec))
 
     def is_suspect(self, port: int, *, now_sec: float) -> bool:
-        """Whether it has lately answered with nothing but errors."""
+        """Whether it has lately answered with nothing but errors, or more often with one than not."""
         engine = self._engines.get(port)
-        return engine is not None and engine.errors >= RUN and now_sec - engine.last_sec <= WINDOW_SEC
+        return engine is not None and engine.is_suspect(now_sec)
 
-    def is_convicted(self, port: int, others: Iterable[int], *, now_sec: float) -> bool:
-        """Whether it is suspect, and clients that fail here have been answered well by ``others`` since."""
+    def is_convicted(
+        self, port: int, others: Iterable[int], *, now_sec: float, generates: bool = False
+    ) -> bool:
+        """Whether it is suspect, and clients that fail here are answered well by ``others``.
+
+        ``generates``: it can be asked for a token, so that witnesses are needed only against one that
+        gives it.
+        """
         if not self.is_suspect(port, now_sec=now_sec):
             return False
         engine = self._engines[port]
         peers = [self._engines[other] for other in others if other != port and other in self._engines]
-        witnesses = {
-            client
-            for client in engine.clients
-            if any(other.good.get(client, -1.0) >= engine.began_sec for other in peers)
-            and not any(client in other.clients for other in peers)
-        }
-        return len(witnesses) >= WITNESSES
+        total, here, there, witnesses = engine.total(), 0, _Count(), 0
+        for client in engine.failed():
+            elsewhere = _sum(peer.of(client) for peer in peers)
+            here += engine.of(client).all if elsewhere.all else 0
+            there.add(elsewhere)
+            witnesses += elsewhere.good > 0 and elsewhere.bad * 10 <= elsewhere.all
+        if witnesses < WITNESSES:
+            return False
+        if not generates and not total.good and engine.run >= RUN:
+            return True
+        enough = min(here, there.all) >= ENOUGH
+        return enough and total.bad >= total.good and there.bad * 10 <= there.all
 
     def forget(self, port: int) -> None:
         """Another process is behind the port now."""

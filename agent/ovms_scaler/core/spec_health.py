@@ -25,13 +25,29 @@ class HealthRules:
         example="2",
         doc="Failed probes in a row before an instance that served is taken out of rotation.",
     )
+    successes: int = key(
+        3,
+        minimum=1,
+        maximum=100,
+        example="3",
+        doc="Good probes in a row before one that was taken out of rotation is put back; when that happens "
+        "again, it has to be well for longer each time, up to a minute.",
+    )
     stall_sec: int = key(
-        300,
+        10,
+        minimum=2,
+        maximum=86400,
+        example="10",
+        doc="Seconds with requests in work, no part of an answer and nothing computed, on CPU or GPU, after "
+        "which an instance hangs.",
+    )
+    busy_sec: int = key(
+        1800,
         minimum=10,
         maximum=86400,
-        example="300",
-        doc="Seconds with requests in work, no part of an answer and no CPU time used after which an "
-        "instance hangs.",
+        example="1800",
+        doc="Seconds with requests in work and no part of an answer after which an instance hangs although "
+        "it computes.",
     )
     canary_interval_sec: int = key(
         60,
@@ -41,11 +57,11 @@ class HealthRules:
         doc="Seconds without a request after which an instance is asked for one token; 0 for never.",
     )
     canary_timeout_sec: int = key(
-        30,
+        5,
         minimum=1,
         maximum=3600,
-        example="30",
-        doc="Seconds for that token before the instance hangs, if it has nothing else to do.",
+        example="5",
+        doc="Seconds for that token; one that has computed nothing for twice as long hangs.",
     )
     repair_attempts: int = key(
         3,

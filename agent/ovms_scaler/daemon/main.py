@@ -25,12 +25,14 @@ from ovms_scaler.daemon.apply import Applier
 from ovms_scaler.daemon.control import Control
 from ovms_scaler.daemon.devices import DeviceWatch
 from ovms_scaler.daemon.health import HealthWatch
+from ovms_scaler.daemon.meter import Meter
 from ovms_scaler.daemon.observe import Memory, Observer
 from ovms_scaler.daemon.wedges import Wedges
 from ovms_scaler.errors import HostError, ScalerError
 from ovms_scaler.host.access_log import AccessLog
 from ovms_scaler.host.cgroups import read_cpu_sec
 from ovms_scaler.host.devices import DeviceMonitor
+from ovms_scaler.host.gpu_idle import read_gpu_idle_sec
 from ovms_scaler.host.nginx import Nginx
 from ovms_scaler.host.notify import Notifier
 from ovms_scaler.host.ovms import Engine
@@ -75,7 +77,7 @@ async def _run(config_file: Path) -> None:
         health = HealthWatch(
             lambda port, timeout_sec: Engine(port, timeout_sec=timeout_sec),
             lambda: agent.wake(),
-            read_cpu_sec=read_cpu_sec,
+            meter=Meter(read_cpu_sec=read_cpu_sec, read_gpu_idle_sec=read_gpu_idle_sec),
         )
         proxy = Nginx(Path(PROXY_DIRECTORY), units)
         wedges = Wedges(store)

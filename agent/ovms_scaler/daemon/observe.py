@@ -101,6 +101,8 @@ class Observer:
         }
         proxy = self._read_proxy(units.get(PROXY_UNIT), generation, seen)
         self._forget_pulled_out(target)
+        if nonsense := self._health.describe_nonsense():
+            self.problems.append(nonsense)
         now = time.monotonic()
         facts = Facts(
             instances=instances,

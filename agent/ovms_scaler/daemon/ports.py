@@ -56,7 +56,8 @@ class ProxyPort(Protocol):
 class EnginePort(Protocol):
     """One engine's REST port."""
 
-    async def probe(self, expected: tuple[str, ...]) -> tuple[Probe, str]: ...
+    async def probe(self, expected: tuple[str, ...], *, ready: tuple[str, ...] = ()) -> tuple[Probe, str]:
+        """How the models ``expected`` are; those in ``ready`` are asked whether they are, each by itself."""
 
     async def warm(self, model_name: str) -> tuple[bool, str]: ...
 

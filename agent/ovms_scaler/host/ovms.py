@@ -33,34 +33,39 @@ class Engine:
         self.timeout_sec = timeout_sec
         self._connection: _Connection | None = None
 
-    async def probe(self, expected: tuple[str, ...]) -> tuple[Probe, str]:
+    async def probe(self, expected: tuple[str, ...], *, ready: tuple[str, ...] = ()) -> tuple[Probe, str]:
         """How the models named in ``expected`` are, and one sentence for people. Only cancelling raises.
 
-        ``refused`` also stands for a connection that is closed without any answer: the engine is going down.
+        When they are available, those in ``ready`` are asked one by one whether they can serve, all within
+        the same deadline. ``refused`` also stands for a connection that is closed without any answer: the
+        engine is going down.
         """
         try:
-            answer = await self._get("/v1/config")
+            async with asyncio.timeout(self.timeout_sec):
+                answer = await self._get("/v1/config")
+                if answer.status != 200:
+                    return Probe.nonsense, f"GET /v1/config was answered with {_status(answer)}"
+                probe, sentence = config_status.parse_config_status(answer.body, expected)
+                unready = await self._find_unready(ready) if probe is Probe.available else ""
         except TimeoutError:
             return Probe.silent, f"no answer on port {self.port} within {self.timeout_sec:g} s"
         except (h11.RemoteProtocolError, _TooLargeError) as error:
             return Probe.nonsense, f"the answer on port {self.port} is not one: {error}"
         except OSError as error:
             return Probe.refused, f"nobody answers on port {self.port}: {error.strerror or error}"
-        if answer.status != 200:
-            return Probe.nonsense, f"GET /v1/config was answered with {_status(answer)}"
-        return config_status.parse_config_status(answer.body, expected)
+        return (Probe.loading, unready) if unready else (probe, sentence)
 
-    async def is_model_ready(self, name: str) -> bool:
-        """Whether the engine says that it can serve ``name``; False also without any answer.
+    async def _find_unready(self, names: tuple[str, ...]) -> str:
+        """Which model cannot serve although it is available, "" for none. Raises as ``_get`` does.
 
         The path is KServe's; a "/" in the name must be encoded (the routes of http_rest_api_handler.cpp in
-        OVMS take no bare one).
+        OVMS take no bare one). 400 is the answer of a version that does not know the path.
         """
-        try:
+        for name in names:
             answer = await self._get(f"/v2/models/{quote(name, safe='')}/ready")
-        except (OSError, h11.RemoteProtocolError, _TooLargeError):
-            return False
-        return answer.status == 200
+            if answer.status not in (200, 400):
+                return f"{name!a} is listed as available, and is not ready: {_status(answer)}"
+        return ""
 
     async def warm(self, model_name: str) -> tuple[bool, str]:
         """Have one token generated, for as long as that takes; the sentence says what came of it.
