@@ -140,7 +140,15 @@ def test_status_before_anything_is_known() -> None:
     assert status == {
         "instances": [],
         "pools": [],
-        "proxy": {"generation": None, "state": None, "error": "", "listen": []},
+        "proxy": {
+            "generation": None,
+            "state": None,
+            "error": "",
+            "waits": "",
+            "old_workers": 0,
+            "cut_requests": 0,
+            "listen": [],
+        },
         "config": {"file": "/c", "error": "not there"},
         "warnings": [],
         "problems": [],

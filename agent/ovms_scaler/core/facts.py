@@ -132,7 +132,8 @@ class ProxyFacts:
     """The proxy: its files by path below its directory, and the generation that answers, None for none.
 
     ``error`` is what the last attempt to install said, "" when it took; ``refused`` the generation it
-    was about.
+    was about. ``old_workers`` are processes that stay only for requests begun before a reload, and
+    ``cut_requests`` those that were cut as their time was over, since the agent has started.
     """
 
     files: Mapping[str, str] = field(default_factory=dict)
@@ -141,6 +142,8 @@ class ProxyFacts:
     started: bool = False
     error: str = ""
     refused: str = ""
+    old_workers: int = 0
+    cut_requests: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

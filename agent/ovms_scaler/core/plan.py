@@ -18,14 +18,13 @@ from ovms_scaler.core.facts import Facts, InstanceFacts
 from ovms_scaler.core.lifecycle import State, Verdict, is_outdated, judge
 from ovms_scaler.core.reasons import defer, explain
 from ovms_scaler.core.recovery import Step, find_hang, plan_recovery, plan_waiting
+from ovms_scaler.core.reloads import COALESCE_SEC, pause_sec
 from ovms_scaler.core.repair import plan_repair
 from ovms_scaler.core.rotation import Rotation, core_user, due_restart, rotate, routed_now
 from ovms_scaler.core.spec import GpuRules
 from ovms_scaler.core.spec_health import HealthRules
 from ovms_scaler.core.target import Target, Wanted, render_proxy_files
 
-# Instances that become ready within this time of a reload join together: each reload forgets all counters.
-COALESCE_SEC = 2.0
 # What was refused (a configuration by the proxy, a start by systemd) is tried again after this time: the
 # cause, such as a busy port, may be gone.
 RETRY_SEC = 30.0
@@ -38,7 +37,8 @@ class Plan:
     """``actions`` in order; ``verdicts`` on every instance, wanted or not; ``in_rotation`` as before.
 
     ``wake_in_sec`` is when to look again although nothing happens, None for no need. ``proxy_error`` is why
-    the proxy does not run with what it should. ``deferred`` is what is not done as the agent is paused.
+    the proxy does not run with what it should, ``proxy_waits`` why it is not reloaded yet. ``deferred`` is
+    what is not done as the agent is paused.
     """
 
     actions: tuple[Action, ...]
@@ -46,6 +46,7 @@ class Plan:
     in_rotation: frozenset[str]
     wake_in_sec: float | None = None
     proxy_error: str = ""
+    proxy_waits: str = ""
     deferred: tuple[Action, ...] = ()
 
 
@@ -54,6 +55,7 @@ class _ProxyPlan:
     actions: tuple[Action, ...] = ()
     wake_in_sec: float | None = None
     error: str = ""
+    waits: str = ""
 
 
 def plan(target: Target, facts: Facts, *, allow_outage: bool = False) -> Plan:
@@ -100,6 +102,7 @@ def plan(target: Target, facts: Facts, *, allow_outage: bool = False) -> Plan:
         in_rotation=frozenset(routed),
         wake_in_sec=_wake(wakes, verdicts),
         proxy_error=proxy.error,
+        proxy_waits=proxy.waits,
         deferred=tuple(actions) if facts.orders.is_paused else (),
     )
 
@@ -251,7 +254,29 @@ def _plan_proxy(
     wanted = {member.instance for members in rotation.members.values() for member in members}
     on_disk = {PurePosixPath(name).stem for name in proxy.files if name.startswith("routes/")}
     added, removed = sorted(wanted - routed.keys()), sorted((routed.keys() | on_disk) - wanted)
-    if added and not removed and routed and running and facts.since_reload_sec < COALESCE_SEC:
-        return _ProxyPlan(wake_in_sec=COALESCE_SEC - facts.since_reload_sec, error=error)
+    if running and not removed and not _fills_empty(rotation, routed):
+        pause = pause_sec(
+            old_workers=proxy.old_workers,
+            worker_processes=target.proxy.worker_processes,
+            joins=bool(added),
+            is_awaited=bool(rotation.held),
+        )
+        if facts.since_reload_sec < pause:
+            return _put_off(pause, facts, error)
     install = InstallProxy(files=files, added=tuple(added), removed=tuple(removed))
     return _ProxyPlan(actions=(install,), error=error)
+
+
+def _fills_empty(rotation: Rotation, routed: Mapping[str, object]) -> bool:
+    """Whether an upstream gets its first instance: its clients are turned away until then."""
+    names = [[member.instance for member in members] for members in rotation.members.values()]
+    return any(joining and not routed.keys() & set(joining) for joining in names)
+
+
+def _put_off(pause: float, facts: Facts, error: str) -> _ProxyPlan:
+    left_sec = pause - facts.since_reload_sec
+    return _ProxyPlan(
+        wake_in_sec=left_sec if left_sec < float("inf") else None,
+        error=error,
+        waits="changes wait for old workers to end" if pause > COALESCE_SEC else "",
+    )

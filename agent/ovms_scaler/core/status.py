@@ -72,6 +72,9 @@ def status_document(
             "generation": proxy.generation,
             "state": proxy.unit.active_state if proxy.unit is not None else None,
             "error": plan.proxy_error if plan is not None else "",
+            "waits": plan.proxy_waits if plan is not None else "",
+            "old_workers": proxy.old_workers,
+            "cut_requests": proxy.cut_requests,
             "listen": sorted({listen for front in target.fronts for listen in front.listen})
             if target
             else [],

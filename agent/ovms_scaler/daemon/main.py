@@ -27,6 +27,7 @@ from ovms_scaler.daemon.devices import DeviceWatch
 from ovms_scaler.daemon.health import HealthWatch
 from ovms_scaler.daemon.meter import Meter
 from ovms_scaler.daemon.observe import Memory, Observer
+from ovms_scaler.daemon.proxy_watch import ProxyWatch
 from ovms_scaler.daemon.wedges import Wedges
 from ovms_scaler.errors import HostError, ScalerError
 from ovms_scaler.host.access_log import AccessLog
@@ -109,7 +110,7 @@ async def _run(config_file: Path) -> None:
         )
         units.subscribe(agent.wake)
         devices = _watch_devices(agent)
-        record = _open_record(health)
+        record = _open_record(health, observer.proxy_watch)
         control = Control(agent)
         agent.load()
         await control.open()
@@ -142,11 +143,16 @@ def _watch_devices(agent: Agent) -> contextlib.ExitStack:
     return stack
 
 
-def _open_record(health: HealthWatch) -> contextlib.ExitStack:
+def _open_record(health: HealthWatch, proxy_watch: ProxyWatch) -> contextlib.ExitStack:
     """Take in what the proxy says of requests until the stack is closed."""
     stack = contextlib.ExitStack()
+
+    def take(data: bytes) -> None:
+        health.note_datagram(data)
+        proxy_watch.note_datagram(data)
+
     try:
-        stack.callback(AccessLog(Path(ACCESS_SOCKET), health.note_datagram).close)
+        stack.callback(AccessLog(Path(ACCESS_SOCKET), take).close)
     except HostError as error:
         logger.warning("no word of requests, failures show in probes only", error=error.message)
     return stack

@@ -13,6 +13,7 @@ from ovms_scaler.core.target import Target
 from ovms_scaler.daemon import started
 from ovms_scaler.daemon.health import HealthWatch
 from ovms_scaler.daemon.ports import ProxyPort, Units
+from ovms_scaler.daemon.proxy_watch import ProxyWatch
 from ovms_scaler.daemon.started import PROXY_UNIT, TARGET_UNIT
 from ovms_scaler.daemon.wedges import Wedges
 from ovms_scaler.errors import HostError
@@ -66,6 +67,7 @@ class Observer:
         self._wedges = wedges
         self._proxy_uid = proxy_uid
         self._root = root
+        self.proxy_watch = ProxyWatch(root)
         self.problems: list[str] = []
         self._has_looked = False
         self._last = Seen(units={}, since_sec=0.0)
@@ -108,7 +110,7 @@ class Observer:
             instances=instances,
             target=switch,
             target_started=TARGET_UNIT in seen.started,
-            proxy=proxy,
+            proxy=self.proxy_watch.look(proxy, shutdown_timeout_sec=target.proxy.shutdown_timeout_sec),
             since_reload_sec=now - self._memory.reloaded_at,
             since_refusal_sec=now - self._memory.refused_at,
             wedges=self._wedges.read(),
