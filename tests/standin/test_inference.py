@@ -3,8 +3,10 @@
 
 import contextlib
 import json
+import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -212,6 +214,28 @@ def test_requests_beyond_the_workers_wait(
         assert program.get("/v2/models/m%2Fx/ready").status == 200
         fault.unlink()
         assert {reply.result().status for reply in replies} == {200}
+
+
+def read_cpu_sec(pid: int) -> float:
+    """Of all threads: fields 14 and 15 of proc_pid_stat(5), after the name in brackets."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_one_that_burns_uses_cpu_time_while_it_generates(start: Start) -> None:
+    program = start_graph(start, OVMS_STANDIN_TPOT_MS="60000", OVMS_STANDIN_BURN="1")
+    connection = program.connect()
+    with contextlib.closing(connection):
+        connection.request("POST", CHAT, json.dumps(chat()))
+        program.wait_until("/metrics", 'ovms_current_graphs{name="m/x"} 1')
+        used = read_cpu_sec(program.pid)
+        # One that only waits takes minutes of these questions for as much.
+        for _ in range(200):
+            program.get("/v1/config")
+            if read_cpu_sec(program.pid) > used + 1.0:
+                break
+            time.sleep(0.05)
+        assert read_cpu_sec(program.pid) > used + 1.0
 
 
 def test_burst_far_beyond_the_workers_is_served(start: Start) -> None:

@@ -5,6 +5,8 @@ For placement and proxy tests where tokens do not matter, and for hosts whose Py
 """
 
 import asyncio
+import hashlib
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -28,16 +30,44 @@ _WORDS: Final = (
 )
 _CONTEXT_TOKENS: Final = 32768
 _DEFAULT_TOKENS: Final = 64
-_WEDGE_POLL_SEC: Final = 0.05
+# One look for all that hang: a wedged engine uses next to no CPU time, however many requests it has.
+_WEDGE_POLL_SEC: Final = 0.2
+_BURN_ROUNDS: Final = 20_000  # some milliseconds, in which the event loop has the GIL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """Seconds: before the first token, between tokens, and once more before the very first token of all."""
+    """Seconds: before the first token, between tokens, and once more before the very first token of all.
+
+    ``burns`` keeps a core busy while anything is generated, as real engines keep theirs.
+    """
 
     first_token_sec: float = 0.0
     token_sec: float = 0.0
     first_inference_sec: float = 0.0
+    burns: bool = False
+
+
+class Burner:
+    """Uses CPU time while somebody is at work."""
+
+    def __init__(self) -> None:
+        self._workers = 0
+        self._is_needed = threading.Event()
+        threading.Thread(target=self._burn, name="burner", daemon=True).start()
+
+    def begin(self) -> None:
+        self._workers += 1
+        self._is_needed.set()
+
+    def end(self) -> None:
+        self._workers -= 1
+        if not self._workers:
+            self._is_needed.clear()
+
+    def _burn(self) -> None:
+        while self._is_needed.wait():
+            hashlib.pbkdf2_hmac("sha256", b"", b"", _BURN_ROUNDS)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,6 +92,8 @@ class SimulatedEngine:
         self._is_warm = asyncio.Event()
         self._is_warming = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._healing: asyncio.Task[None] | None = None
+        self._burner = Burner() if pace.burns else None
 
     @property
     def description(self) -> str:
@@ -86,7 +118,7 @@ class SimulatedEngine:
         return SimulatedGeneration(prompt_token_count=prompt_tokens, task=task)
 
     def close(self) -> None:
-        for task in tuple(self._tasks):
+        for task in (*self._tasks, *((self._healing,) if self._healing else ())):
             task.cancel()
 
     async def _play(self, token_limit: int, sampling: Sampling, on_piece: Callable[[Piece], None]) -> None:
@@ -95,10 +127,9 @@ class SimulatedEngine:
             index = 0
             pause_sec = self._pace.first_token_sec
             while index < token_limit:
-                await asyncio.sleep(pause_sec)
+                await self._compute(pause_sec)
                 if self._faults.read_fault() is Fault.wedge:
-                    pause_sec = _WEDGE_POLL_SEC
-                    continue
+                    await self._until_well()
                 word = _WORDS[index % len(_WORDS)]
                 if word in sampling.stop:
                     on_piece(Piece(text="", token_count=1, finish_reason="stop"))
@@ -108,6 +139,27 @@ class SimulatedEngine:
                 on_piece(Piece(text=text, token_count=1, finish_reason="length" if is_last else None))
                 index += 1
                 pause_sec = self._pace.token_sec
+
+    async def _compute(self, for_sec: float) -> None:
+        if self._burner is None:
+            await asyncio.sleep(for_sec)
+            return
+        self._burner.begin()
+        try:
+            await asyncio.sleep(for_sec)
+        finally:
+            self._burner.end()
+
+    async def _until_well(self) -> None:
+        if self._healing is None or self._healing.done():
+            self._healing = asyncio.get_running_loop().create_task(self._heal())
+        await asyncio.shield(self._healing)
+
+    async def _heal(self) -> None:
+        while True:
+            await asyncio.sleep(_WEDGE_POLL_SEC)
+            if self._faults.read_fault() is not Fault.wedge:
+                return
 
     async def _warm(self) -> None:
         """The first inference of all pays for the weights; whoever comes meanwhile waits for it."""
@@ -121,7 +173,7 @@ class SimulatedEngine:
 def parse_pace(environment: Mapping[str, str]) -> Pace:
     """From OVMS_STANDIN_TTFT_MS, OVMS_STANDIN_TPOT_MS and OVMS_STANDIN_FIRST_MS; each defaults to 0.
 
-    Raises ValueError for anything but a number.
+    OVMS_STANDIN_BURN=1 is ``burns``. Raises ValueError for anything but a number.
     """
 
     def seconds(name: str) -> float:
@@ -131,4 +183,5 @@ def parse_pace(environment: Mapping[str, str]) -> Pace:
         first_token_sec=seconds("OVMS_STANDIN_TTFT_MS"),
         token_sec=seconds("OVMS_STANDIN_TPOT_MS"),
         first_inference_sec=seconds("OVMS_STANDIN_FIRST_MS"),
+        burns=environment.get("OVMS_STANDIN_BURN") == "1",
     )
