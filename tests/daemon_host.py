@@ -22,6 +22,7 @@ from ovms_scaler.core.target import Target
 from ovms_scaler.core.topology import Gpu, Topology
 from ovms_scaler.daemon.agent import Agent
 from ovms_scaler.daemon.apply import Applier
+from ovms_scaler.daemon.ends import Ends
 from ovms_scaler.daemon.health import HealthWatch
 from ovms_scaler.daemon.observe import Memory, Observer
 from ovms_scaler.daemon.wedges import Wedges
@@ -165,7 +166,7 @@ def write(path: Path, text: str) -> None:
 async def daemon_host(root: Path) -> AsyncIterator[DaemonHost]:
     units, proxy, engines = FakeUnits(root=root), FakeProxy(), FakeEngines()
     store, memory = Store(root), Memory()
-    wedges = Wedges(store)
+    wedges, ends = Wedges(store), Ends(store)
     made: list[DaemonHost] = []
     health = HealthWatch(engines.connect, lambda: made[0].wake())
     observer = Observer(
@@ -175,6 +176,7 @@ async def daemon_host(root: Path) -> AsyncIterator[DaemonHost]:
         health=health,
         memory=memory,
         wedges=wedges,
+        ends=ends,
         proxy_uid=PROXY_UID,
         root=root,
     )
@@ -184,6 +186,7 @@ async def daemon_host(root: Path) -> AsyncIterator[DaemonHost]:
         store=store,
         memory=memory,
         wedges=wedges,
+        ends=ends,
         settled=lambda: made[0].wake(),
     )
     host = DaemonHost(

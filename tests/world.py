@@ -23,6 +23,7 @@ from ovms_scaler.core.model import ModelFacts, ModelKind
 from ovms_scaler.core.ordering import settle
 from ovms_scaler.core.orders import Drain, Orders, Restart
 from ovms_scaler.core.plan import Plan, plan
+from ovms_scaler.core.repair import CRASHES
 from ovms_scaler.core.rotation import routed_now
 from ovms_scaler.core.route import add_generation
 from ovms_scaler.core.rules import parse_spec
@@ -96,6 +97,7 @@ class World:
         self.units: dict[str, UnitFacts] = {}
         self.files: dict[str, dict[str, str]] = {}
         self.cpus: dict[str, frozenset[int]] = {}
+        self.argv: dict[str, tuple[str, ...]] = {}
         self.health: dict[str, Health] = {}
         self.connections: dict[str, int] = {}
         self.started: set[str] = set()
@@ -112,8 +114,11 @@ class World:
             )
         )
         self.since_reload_sec = float("inf")
+        self.since_refusal_sec = float("inf")
         self.orders = Orders()
         self.repairs: dict[str, tuple[float, ...]] = {}
+        self.crashes: dict[str, tuple[float, ...]] = {}
+        self.refuses = False  # the proxy takes nothing
         self.now_sec = 0.0
         self.log: list[str] = []
         self._starts = 0
@@ -126,6 +131,7 @@ class World:
             target_started=self.target_started,
             proxy=self.proxy,
             since_reload_sec=self.since_reload_sec,
+            since_refusal_sec=self.since_refusal_sec,
             orders=self.orders,
             now_sec=self.now_sec,
         )
@@ -146,7 +152,7 @@ class World:
                 numa_mask=instance.memory_nodes,
                 allowed_cpus=self.cpus[name],
                 allowed_memory_nodes=instance.memory_nodes,
-                argv=wanted.argv,
+                argv=self.argv.get(name, wanted.argv),
                 drop_in_paths=(),
             )
         return InstanceFacts(
@@ -158,6 +164,7 @@ class World:
             started=name in self.started,
             connections=self.connections.get(name, 0),
             repairs=self.repairs.get(name, ()),
+            crashes=self.crashes.get(name, ()),
         )
 
     def apply(self, action: actions.Action, wanted: Target) -> None:
@@ -175,35 +182,80 @@ class World:
                 self._require(not self._is_running(action.instance), f"{action.describe()} while it runs")
                 self.files.pop(action.instance, None)
             case actions.Start():
+                self._require_undrained(action)
                 self._start(action, wanted)
             case actions.Stop():
-                routed = routed_now(self.facts(wanted))
-                self._require(action.instance not in routed, f"{action.describe()} while it is routed")
-                self._require(not self.connections.get(action.instance), f"{action.describe()} while in use")
-                self.started.discard(action.instance)
-                self.end(action.instance, state="inactive")
+                self._stop(action, wanted)
             case actions.Kill():
-                health, cpus = self.health[action.instance], self.cpus[action.instance]
-                well = health.probe is Probe.available and not health.fault
-                self._require(not well, f"{action.describe()} though it serves")
-                self.repairs[action.instance] = (*self.repairs.get(action.instance, ()), self.now_sec)
-                self.end(action.instance, state="activating")
-                self.run(action.instance, cpus)
+                self._kill(action, wanted)
             case actions.InstallProxy():
                 self._install(action, wanted)
 
-    def _start(self, action: actions.Start, wanted: Target) -> None:
+    def _require_undrained(self, action: actions.Start) -> None:
         self._require(action.instance not in self.orders.drained, f"{action.describe()} although drained")
+
+    def _start(self, action: actions.Start, wanted: Target) -> None:
         instance = wanted.wanted[action.instance].instance
         self._require(action.instance in self.files, f"{action.describe()} without files")
         own = instance.cpus or ALL_CPUS
         for other, cpus in self.cpus.items():
             if other != action.instance and self._is_running(other):
                 self._require(not cpus & own, f"{action.describe()} on CPUs of {other}")
+        self.argv[action.instance] = wanted.wanted[action.instance].argv
         self.run(action.instance, own)
+
+    def _stop(self, action: actions.Stop, wanted: Target) -> None:
+        name = action.instance
+        self._require(name not in self.routed(wanted), f"{action.describe()} while it is routed")
+        in_use = self.connections.get(name) and not action.at_once
+        self._require(not in_use, f"{action.describe()} while in use")
+        self._require_ill(action)
+        self.started.discard(name)
+        self.end(name, state="inactive")
+        self.connections.pop(name, None)
+
+    def _require_ill(self, action: actions.Stop) -> None:
+        well = self._serves(action.instance) and len(self.crashes.get(action.instance, ())) < CRASHES
+        self._require(not (action.at_once and well), f"{action.describe()} though it serves")
+
+    def _kill(self, action: actions.Kill, wanted: Target) -> None:
+        name = action.instance
+        self._require(not self._serves(name), f"{action.describe()} though it serves")
+        invocation = self.units[name].invocation_id
+        self._require(action.invocation_id == invocation, f"{action.describe()}: another process")
+        self._require_others(action, wanted)
+        cpus = self.cpus[name]
+        self.repairs[name] = (*self.repairs.get(name, ()), self.now_sec)
+        self.end(name, state="activating")
+        self.run(name, cpus)
+        self.connections.pop(name, None)
+
+    def _require_others(self, action: actions.Kill, wanted: Target) -> None:
+        """One that is in rotation is killed there only when it is alone, and nobody is on its way."""
+        routed, name = self.routed(wanted), action.instance
+        if name not in routed or self.refuses:
+            return
+        others = set(wanted.upstream_members(wanted.wanted[name].upstream)) - {name}
+        self._require(not others & routed, f"{action.describe()} in rotation, beside {others & routed}")
+        coming = {other for other in others - self.orders.drained.keys() if self._is_loading(other)}
+        self._require(not coming, f"{action.describe()}, the last one, while {coming} load")
+
+    def _is_loading(self, name: str) -> bool:
+        unit, health = self.units.get(name), self.health.get(name)
+        if unit is None or unit.active_state != "active" or health is None or health.warmed:
+            return False
+        return self.now_sec - unit.state_change_usec / 1e6 < 10
+
+    def _serves(self, name: str) -> bool:
+        health = self.health.get(name)
+        return health is not None and health.warmed and health.probe is Probe.available and not health.fault
 
     def _install(self, action: actions.InstallProxy, wanted: Target) -> None:
         before = routed_now(self.facts(wanted))
+        if self.refuses:
+            self.proxy = replace(self.proxy, error="refused", refused=action.files.generation)
+            self.since_refusal_sec = 0.0
+            return
         unit = replace(self.proxy.unit, active_state="active") if self.proxy.unit else None
         self.proxy = ProxyFacts(
             files=dict(action.files.files), generation=action.files.generation, unit=unit, started=True
@@ -242,7 +294,11 @@ class World:
         self._starts += 1
         invocation = md5(f"{name} {self._starts}".encode(), usedforsecurity=False).hexdigest()
         self.units[name] = _unit(
-            name, active_state="active", main_pid=self._starts, invocation_id=invocation
+            name,
+            active_state="active",
+            main_pid=self._starts,
+            invocation_id=invocation,
+            state_change_usec=int(self.now_sec * 1e6),
         )
         self.cpus[name] = cpus
         self.started.add(name)

@@ -10,9 +10,10 @@ from world import World
 
 from ovms_scaler.core import actions
 from ovms_scaler.core.books import Books
-from ovms_scaler.core.facts import Facts, UnitFacts
+from ovms_scaler.core.facts import Facts, Health, Probe, UnitFacts
 from ovms_scaler.core.instance import unit_name
 from ovms_scaler.core.plan import Plan
+from ovms_scaler.core.proxy_plan import RETRY_SEC
 from ovms_scaler.core.target import Target, resolve
 from ovms_scaler.core.topology import Gpu
 from ovms_scaler.core.wedge import Wedge, note_failed, note_hang, note_recovered, start_over
@@ -118,7 +119,11 @@ class GpuWorld(World):
         self.finish_jobs()
         routed = self.routed(self.wanted)
         self.health = {
-            name: replace(health, warmed=health.warmed and name in routed)
+            name: Health(
+                invocation_id=health.invocation_id,
+                probe=Probe.available if name in routed else Probe.refused,
+                warmed=health.warmed and name in routed,
+            )
             for name, health in self.health.items()
         }
         self.look()
@@ -151,7 +156,8 @@ class GpuWorld(World):
     ) -> Plan:
         planned = super().step(wanted, allow_outage=allow_outage, interrupt_after=interrupt_after)
         # Whatever is in rotation after a whole pass can answer.
-        if interrupt_after is None and self.target.active_state == "active":
+        can_act = not self.orders.is_paused and self.since_refusal_sec >= RETRY_SEC
+        if interrupt_after is None and can_act and self.target.active_state == "active":
             out = {name for name in self.routed(wanted) if self._cannot_answer(name, wanted)}
             self._require(not out, f"{out} stay in rotation")
         return planned
@@ -163,6 +169,7 @@ class GpuWorld(World):
         self._require(name not in self.jobs, f"{action.describe()} during a job")
         match action:
             case actions.Start():
+                self._require_undrained(action)
                 self._require(not self._cannot_answer(name, wanted), f"{action.describe()} on a bad GPU")
                 self._require(self.files.get(name) == wanted.wanted[name].files, f"{name} has old files")
                 self._job(action, wanted)
@@ -207,7 +214,9 @@ class GpuWorld(World):
             is_over = any(self.now_sec - one.at_sec >= patience_sec for one in hangs)
             self._require(is_over or not self.connections.get(name), f"{action.describe()} while in use")
         elif not self._cannot_answer(name, wanted):
-            self._require(not self.connections.get(name), f"{action.describe()} while in use")
+            in_use = self.connections.get(name) and not action.at_once
+            self._require(not in_use, f"{action.describe()} while in use")
+            self._require_ill(action)
         self.started.discard(name)
         self.units[name] = replace(self.units[name], active_state="deactivating")
         self._job(action, wanted)
@@ -242,7 +251,7 @@ class GpuWorld(World):
             return
         self.wedges[action.address] = note_recovered(known)
         self.started.discard(action.instance)
-        if self.units[action.instance].active_state == "failed":
+        if unit_of(self, action.instance).active_state == "failed":
             self.end(action.instance, state="inactive")
         if action.method != "restart":
             self._renumber(action.address)

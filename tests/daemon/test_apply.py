@@ -22,7 +22,8 @@ from ovms_scaler.core.actions import (
 )
 from ovms_scaler.core.device_event import DeviceEvent
 from ovms_scaler.core.lifecycle import State
-from ovms_scaler.core.plan import RETRY_SEC, Plan, plan
+from ovms_scaler.core.plan import Plan, plan
+from ovms_scaler.core.proxy_plan import RETRY_SEC
 from ovms_scaler.core.target import render_proxy_files
 from ovms_scaler.core.wedge import Wedge
 
@@ -281,10 +282,15 @@ async def test_forgetting_refusals_starts_over_with_cards(host: DaemonHost) -> N
     assert (wedge.attempt, wedge.error) == (1, "")
 
 
-async def test_a_kill_is_counted_whether_it_worked_or_not(host: DaemonHost) -> None:
+async def start(host: DaemonHost) -> str:
+    """The invocation that runs then."""
     await host.applier.apply(of(StartTarget(), write_of(host), Start(instance="chat-numa0")))
     await settle(host)
-    kill = Kill(instance="chat-numa0", reason="it errs")
+    return host.units.read_unit(UNIT).invocation_id
+
+
+async def test_a_kill_is_counted_whether_it_worked_or_not(host: DaemonHost) -> None:
+    kill = Kill(instance="chat-numa0", invocation_id=await start(host), reason="it errs")
     assert await host.applier.apply(of(kill)) == ()
     assert host.units.read_unit(UNIT).sub_state == "auto-restart"
     assert await host.applier.apply(of(kill)) == (f"cannot kill {UNIT}: no main process to kill",)
@@ -292,3 +298,25 @@ async def test_a_kill_is_counted_whether_it_worked_or_not(host: DaemonHost) -> N
     assert len(facts.repairs) == 2
     host.applier.forget_refusals()
     assert (await host.observe()).instances["chat-numa0"].repairs == ()
+
+
+async def test_a_process_that_came_since_is_not_killed(host: DaemonHost) -> None:
+    kill = Kill(instance="chat-numa0", invocation_id=await start(host), reason="it errs")
+    host.units.die(UNIT)
+    host.units.restart_elapsed(UNIT)
+    assert await host.applier.apply(of(kill)) == ()
+    assert ("kill", UNIT) not in host.units.calls
+    assert (await host.observe()).instances["chat-numa0"].repairs == ()
+
+
+@pytest.mark.parametrize("dead", [False, True])
+async def test_what_hangs_is_killed_and_then_stopped_for_good(host: DaemonHost, *, dead: bool) -> None:
+    await start(host)
+    if dead:
+        host.units.die(UNIT)
+    await host.applier.apply(of(Stop(instance="chat-numa0", at_once=True)))
+    await settle(host)
+    assert host.units.calls[-3:] == [("kill", UNIT), ("stop", UNIT), ("reset-failed", UNIT)]
+    own = (await host.observe()).instances["chat-numa0"]
+    assert own.unit is not None
+    assert (own.unit.active_state, own.started) == ("inactive", False)

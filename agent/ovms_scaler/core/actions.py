@@ -49,12 +49,17 @@ class Start:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """Stop an instance that gets no requests any more."""
+    """Stop an instance that gets no requests any more.
+
+    ``at_once``: by SIGKILL, as it hangs; systemd would wait for it until TimeoutStopSec= is over, and so
+    would the clients whose requests it has.
+    """
 
     instance: str
+    at_once: bool = False
 
     def describe(self) -> str:
-        return f"stop {unit_name(self.instance)}"
+        return f"stop {unit_name(self.instance)}{' by SIGKILL' if self.at_once else ''}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +67,11 @@ class Kill:
     """SIGKILL for an engine that hangs or only errs; Restart=always brings it back.
 
     The connections are reset at once, so that the proxy asks another instance for what has no answer yet.
+    Only the process ``invocation_id`` is meant: one that came since is innocent.
     """
 
     instance: str
+    invocation_id: str
     reason: str
 
     def describe(self) -> str:

@@ -5,6 +5,7 @@ from ovms_scaler.core.actions import Action, Remove, Stop
 from ovms_scaler.core.facts import InstanceFacts
 from ovms_scaler.core.instance import Instance
 from ovms_scaler.core.lifecycle import State, Verdict
+from ovms_scaler.core.repair import is_hung
 
 DRAINED = "drained by the administrator"
 _UNWANTED = "no longer in the configuration"
@@ -13,7 +14,13 @@ Steps = tuple[list[Action], Verdict]
 
 
 def drain(name: str, own: InstanceFacts, reason: str) -> Steps:
-    """One out of rotation that is to stop: when the last request has been answered."""
+    """One out of rotation that is to stop: when the last request has been answered, if that can be.
+
+    What hangs answers none any more, and its clients wait until it is gone.
+    """
+    if own.connections != 0 and is_hung(own):
+        verdict = Verdict(state=State.stopping, reason=f"{reason}; it hangs")
+        return [Stop(instance=name, at_once=True)], verdict
     if own.connections is None:
         return [], Verdict(state=State.draining, reason=f"{reason}; cannot read its connections")
     if own.connections > 0:

@@ -123,6 +123,8 @@ class InstanceFacts:
     has_lost_device: bool = False  # it runs, and a device of its was taken away since it started
     job: bool = False  # a start or stop that the agent asked for is under way
     repairs: tuple[float, ...] = ()  # when it was killed to repair it, CLOCK_MONOTONIC seconds
+    crashes: tuple[float, ...] = ()  # when it ended by itself and systemd started it again, likewise
+    outlived: tuple[str, ...] = ()  # what it was started from and has changed since: "program", "model"
     start_error: str = ""  # what became of the agent's last start, "" when it succeeded
     since_start_sec: float = float("inf")
 

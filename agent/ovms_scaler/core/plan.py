@@ -7,27 +7,22 @@ it is ready; and an instance starts only on cores that no other one runs on. One
 routed nor started. While the agent is paused, a plan has no action.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 
-from ovms_scaler.core.actions import Action, InstallProxy, Start, StartTarget, Write
+from ovms_scaler.core.actions import Action, Kill, Start, StartTarget, Stop, Write
 from ovms_scaler.core.cpulist import format_cpu_list
 from ovms_scaler.core.draining import drain, drained_verdict, plan_drained, plan_unwanted
 from ovms_scaler.core.facts import Facts, InstanceFacts
 from ovms_scaler.core.lifecycle import State, Verdict, is_outdated, judge
+from ovms_scaler.core.proxy_plan import RETRY_SEC, plan_proxy
 from ovms_scaler.core.reasons import defer, explain
 from ovms_scaler.core.recovery import Step, find_hang, plan_recovery, plan_waiting
-from ovms_scaler.core.reloads import COALESCE_SEC, pause_sec
-from ovms_scaler.core.repair import plan_repair
-from ovms_scaler.core.rotation import Rotation, core_user, due_restart, rotate, routed_now
+from ovms_scaler.core.repair import choose_repairs, plan_repair, put_down
+from ovms_scaler.core.rotation import core_user, due_restart, rotate, routed_now
 from ovms_scaler.core.spec import GpuRules
-from ovms_scaler.core.spec_health import HealthRules
-from ovms_scaler.core.target import Target, Wanted, render_proxy_files
+from ovms_scaler.core.target import Target, Wanted
 
-# What was refused (a configuration by the proxy, a start by systemd) is tried again after this time: the
-# cause, such as a busy port, may be gone.
-RETRY_SEC = 30.0
 # How often the connections of an instance that drains are counted: no event tells of the last one.
 DRAIN_SEC = 1.0
 
@@ -51,11 +46,17 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _ProxyPlan:
-    actions: tuple[Action, ...] = ()
-    wake_in_sec: float | None = None
-    error: str = ""
-    waits: str = ""
+class _Pass:
+    """What is decided before any single instance is looked at; names of those that it is true of."""
+
+    target: Target
+    facts: Facts
+    judged: Mapping[str, Verdict]
+    out: frozenset[str]
+    routed: frozenset[str]
+    stays: frozenset[str]
+    leaves: frozenset[str]
+    turns: frozenset[str]
 
 
 def plan(target: Target, facts: Facts, *, allow_outage: bool = False) -> Plan:
@@ -65,25 +66,35 @@ def plan(target: Target, facts: Facts, *, allow_outage: bool = False) -> Plan:
         name: judge(wanted, facts.instances.get(name, InstanceFacts()), failures=target.health.failures)
         for name, wanted in target.wanted.items()
     }
+    out = frozenset(name for name, wanted in target.wanted.items() if _is_out(wanted, facts))
+    able = routed.keys() - out
+    verdicts |= put_down(target, facts, verdicts, able)
     judged = dict(verdicts)
-    out = {name for name, wanted in target.wanted.items() if _is_out(wanted, facts)}
-    rotation = rotate(target, _complete(target, facts), verdicts, out=out, allow_outage=allow_outage)
-    proxy = _plan_proxy(target, facts, rotation, routed)
-    stays = {member.instance for members in rotation.members.values() for member in members}
+    turns = choose_repairs(target, _complete(target, facts), verdicts, able)
+    rotation = rotate(
+        target, _complete(target, facts), verdicts, out=out, turns=turns, allow_outage=allow_outage
+    )
+    proxy = plan_proxy(target, facts, rotation, routed)
+    now = _Pass(
+        target=target,
+        facts=facts,
+        judged=judged,
+        out=out,
+        routed=frozenset(routed),
+        stays=frozenset(one.instance for members in rotation.members.values() for one in members),
+        leaves=frozenset(name for action in proxy.actions for name in action.removed),
+        turns=turns,
+    )
     actions: list[Action] = [*proxy.actions]
     wakes = [proxy.wake_in_sec]
-    verdicts |= explain(rotation, target, facts)
+    verdicts |= explain(rotation, target, facts, judged)
     if _stopped_by_administrator(facts):
         verdicts |= {name: _all_stopped(verdict) for name, verdict in verdicts.items()}
     elif facts.target is not None:
         if facts.target.active_state != "active":
             actions.append(StartTarget())
-        for name, wanted in target.wanted.items():
-            if name in out:
-                step = _plan_out(wanted, facts, verdicts[name], target.gpu, routed=name in routed)
-            else:
-                repair = _plan_repair(wanted, facts, judged[name], target.health, stays)
-                step = _plan_able(wanted, facts, verdicts[name], repair, routed=name in routed)
+        for name in target.wanted:
+            step = _plan_one(now, name, verdicts[name])
             actions += step.actions
             verdicts[name] = step.verdict
             wakes.append(step.wake_in_sec)
@@ -107,6 +118,17 @@ def plan(target: Target, facts: Facts, *, allow_outage: bool = False) -> Plan:
     )
 
 
+def is_reached(target: Target, facts: Facts) -> bool:
+    """Whether all that runs runs as it should: what is yet to come takes nobody out of rotation."""
+    if facts.target is None:
+        return False
+    return not any(
+        own.unit is None or own.unit.is_running
+        for name, own in facts.instances.items()
+        if name not in target.wanted or is_outdated(target.wanted[name], own)
+    )
+
+
 def _wake(wakes: Iterable[float | None], verdicts: Mapping[str, Verdict]) -> float | None:
     draining = any(verdict.state is State.draining for verdict in verdicts.values())
     return min((sec for sec in (*wakes, DRAIN_SEC if draining else None) if sec is not None), default=None)
@@ -117,6 +139,24 @@ def _is_out(wanted: Wanted, facts: Facts) -> bool:
     own = facts.instances.get(wanted.instance.id, InstanceFacts())
     hangs = find_hang(wanted.instance, facts) is not None
     return wanted.instance.is_waiting or own.has_lost_device or hangs
+
+
+def _plan_one(now: _Pass, name: str, verdict: Verdict) -> Step:
+    wanted, facts = now.target.wanted[name], now.facts
+    if name in now.out:
+        return _plan_out(wanted, facts, verdict, now.target.gpu, routed=name in now.routed)
+    repair = plan_repair(
+        wanted,
+        facts.instances.get(name, InstanceFacts()),
+        now.judged[name],
+        now.target.health,
+        now_sec=facts.now_sec,
+        routed=name in now.routed,
+        leaves=name in now.leaves,
+        stays=name in now.stays,
+        turn=name in now.turns,
+    )
+    return _plan_able(wanted, facts, verdict, repair, routed=name in now.routed)
 
 
 def _plan_out(wanted: Wanted, facts: Facts, verdict: Verdict, rules: GpuRules, *, routed: bool) -> Step:
@@ -139,30 +179,22 @@ def _plan_out(wanted: Wanted, facts: Facts, verdict: Verdict, rules: GpuRules, *
 
 def _plan_able(wanted: Wanted, facts: Facts, verdict: Verdict, repair: Step | None, *, routed: bool) -> Step:
     """The steps of one whose GPUs are all right; one that hangs would drain for ever."""
+    own = facts.instances.get(wanted.instance.id, InstanceFacts())
     is_drained = wanted.instance.id in facts.orders.drained
-    if repair is not None and (repair.actions or not is_drained):
-        return repair
+    is_due = is_drained or is_outdated(wanted, own) or due_restart(wanted, own, facts.orders) is not None
+    if repair is not None and (repair.actions or not is_due):
+        return repair if routed or not is_due else replace(repair, actions=_for_good(repair.actions))
     if is_drained:
-        own = facts.instances.get(wanted.instance.id, InstanceFacts())
         steps, verdict = plan_drained(wanted.instance, own, verdict, routed=routed)
     else:
         steps, verdict = _plan_instance(wanted, facts, verdict, routed=routed)
     return Step(actions=tuple(steps), verdict=verdict)
 
 
-def _plan_repair(
-    wanted: Wanted, facts: Facts, verdict: Verdict, rules: HealthRules, stays: Collection[str]
-) -> Step | None:
-    name = wanted.instance.id
-    own = facts.instances.get(name, InstanceFacts())
-    return plan_repair(
-        wanted.instance,
-        own,
-        verdict,
-        rules,
-        now_sec=facts.now_sec,
-        routed=name in routed_now(facts),
-        stays=name in stays,
+def _for_good(repair: Iterable[Action]) -> tuple[Action, ...]:
+    """The repair of one that is not to come back as it is: systemd does not start it again."""
+    return tuple(
+        Stop(instance=one.instance, at_once=True) if isinstance(one, Kill) else one for one in repair
     )
 
 
@@ -208,7 +240,7 @@ def _plan_instance(
         return [], verdict
     if own.job:
         starting = Verdict(state=State.starting, reason="its unit is starting")
-        return [], verdict if unit.is_running else starting
+        return [], verdict if unit.is_running or verdict.state is State.quarantined else starting
     if unit.is_running:
         if (restart is None and not outdated) or routed or unit.active_state == "deactivating":
             return [], verdict
@@ -231,52 +263,3 @@ def _plan_instance(
         return steps, Verdict(state=State.absent, reason=reason)
     steps.append(Start(instance=name))
     return steps, Verdict(state=State.starting, reason="its unit is starting")
-
-
-def _plan_proxy(
-    target: Target, facts: Facts, rotation: Rotation, routed: Mapping[str, object]
-) -> _ProxyPlan:
-    proxy = facts.proxy
-    running = proxy.unit is not None and proxy.unit.is_running
-    if not target.fronts and not running:
-        return _ProxyPlan()
-    if proxy.unit is not None and proxy.unit.active_state == "deactivating":
-        return _ProxyPlan()  # whoever stops it must not find it started again
-    if proxy.unit is not None and not running and proxy.started and proxy.unit.active_state == "inactive":
-        return _ProxyPlan()  # the administrator stopped it
-    files = render_proxy_files(target, rotation.members)
-    if dict(files.files) == dict(proxy.files) and proxy.generation == files.generation:
-        return _ProxyPlan()
-    # What was said of another generation may no longer be so.
-    error = proxy.error if proxy.refused == files.generation else ""
-    if error and facts.since_refusal_sec < RETRY_SEC:
-        return _ProxyPlan(wake_in_sec=RETRY_SEC - facts.since_refusal_sec, error=error)
-    wanted = {member.instance for members in rotation.members.values() for member in members}
-    on_disk = {PurePosixPath(name).stem for name in proxy.files if name.startswith("routes/")}
-    added, removed = sorted(wanted - routed.keys()), sorted((routed.keys() | on_disk) - wanted)
-    if running and not removed and not _fills_empty(rotation, routed):
-        pause = pause_sec(
-            old_workers=proxy.old_workers,
-            worker_processes=target.proxy.worker_processes,
-            joins=bool(added),
-            is_awaited=bool(rotation.held),
-        )
-        if facts.since_reload_sec < pause:
-            return _put_off(pause, facts, error)
-    install = InstallProxy(files=files, added=tuple(added), removed=tuple(removed))
-    return _ProxyPlan(actions=(install,), error=error)
-
-
-def _fills_empty(rotation: Rotation, routed: Mapping[str, object]) -> bool:
-    """Whether an upstream gets its first instance: its clients are turned away until then."""
-    names = [[member.instance for member in members] for members in rotation.members.values()]
-    return any(joining and not routed.keys() & set(joining) for joining in names)
-
-
-def _put_off(pause: float, facts: Facts, error: str) -> _ProxyPlan:
-    left_sec = pause - facts.since_reload_sec
-    return _ProxyPlan(
-        wake_in_sec=left_sec if left_sec < float("inf") else None,
-        error=error,
-        waits="changes wait for old workers to end" if pause > COALESCE_SEC else "",
-    )

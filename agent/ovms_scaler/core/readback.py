@@ -32,7 +32,7 @@ def misplacement(wanted: Wanted, facts: InstanceFacts) -> str | None:
                 return f"systemd reads NUMAPolicy={understood.numa_policy}, planned was {instance.memory}"
             if understood.numa_mask != instance.memory_nodes:
                 return _differs("NUMAMask", understood.numa_mask, instance.memory_nodes)
-        if wanted.argv and _executed(understood.argv) != wanted.argv:
+        if wanted.argv and executed(understood.argv) != wanted.argv:
             return "systemd reads another command line than planned"
     if process is not None:
         if instance.cpus and process.cpus_allowed != instance.cpus:
@@ -48,7 +48,7 @@ def misplacement(wanted: Wanted, facts: InstanceFacts) -> str | None:
     return None
 
 
-def _executed(argv: tuple[str, ...]) -> tuple[str, ...]:
+def executed(argv: tuple[str, ...]) -> tuple[str, ...]:
     """The words as the program gets them: systemd keeps "$$" in arguments as written until it runs them."""
     return (*argv[:1], *(word.replace("$$", "$") for word in argv[1:]))
 

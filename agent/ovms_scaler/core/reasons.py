@@ -10,9 +10,18 @@ from ovms_scaler.core.lifecycle import State, Verdict
 from ovms_scaler.core.rotation import Rotation, due_restart
 from ovms_scaler.core.target import Target
 
+_RELOAD = "ovms-scalerctl reload --allow-outage"
 
-def explain(rotation: Rotation, target: Target, facts: Facts) -> dict[str, Verdict]:
-    """Verdicts on those that leave, or stay although they should."""
+
+_RELOAD = "ovms-scalerctl reload --allow-outage"
+# Of one that stays although it is not believed to serve it is said why.
+_WELL = frozenset({State.ready, State.suspect})
+
+
+def explain(
+    rotation: Rotation, target: Target, facts: Facts, judged: Mapping[str, Verdict]
+) -> dict[str, Verdict]:
+    """Verdicts on those that leave, stay although they should, or may not join."""
     leaving = {
         name: Verdict(state=State.draining, reason=_why_it_leaves(name, target, facts))
         for name in rotation.leaving
@@ -24,8 +33,13 @@ def explain(rotation: Rotation, target: Target, facts: Facts) -> dict[str, Verdi
             hint=_outage_hint(name, target, facts) if "outage" in reason else "",
         )
         for name, reason in rotation.held.items()
+        if name not in judged or judged[name].state in _WELL
     }
-    return {**leaving, **held}
+    kept_out = {
+        name: Verdict(state=State.ready, reason=reason, hint=_RELOAD)
+        for name, reason in rotation.kept_out.items()
+    }
+    return {**leaving, **held, **kept_out}
 
 
 def _why_it_leaves(name: str, target: Target, facts: Facts) -> str:
@@ -41,7 +55,7 @@ def _outage_hint(name: str, target: Target, facts: Facts) -> str:
     wanted = target.wanted.get(name)
     if wanted is not None and due_restart(wanted, facts.instances[name], facts.orders) is not None:
         return f"ovms-scalerctl restart {name} --allow-outage"
-    return "ovms-scalerctl reload --allow-outage"
+    return _RELOAD
 
 
 def defer(actions: Iterable[Action], judged: Mapping[str, Verdict]) -> dict[str, Verdict]:

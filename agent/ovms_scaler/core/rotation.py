@@ -2,11 +2,12 @@
 """Which instances are given requests, which one may leave for a change, and what the proxy is told."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ovms_scaler.core import nginx
 from ovms_scaler.core.facts import Facts, InstanceFacts
 from ovms_scaler.core.lifecycle import State, Verdict, is_outdated
+from ovms_scaler.core.naming import renamed
 from ovms_scaler.core.orders import Drain, Orders, Restart
 from ovms_scaler.core.target import Target, Wanted
 from ovms_scaler.errors import InputError
@@ -27,6 +28,7 @@ COMING = frozenset(
 # States that end a rolling change: what broke one instance is not done to the next.
 BROKEN = frozenset({State.failed, State.quarantined})
 
+_OTHER_NAME = "those in rotation serve another model name: to take their place needs an outage"
 _UNWANTED = "no longer in the configuration, but no other one serves: it stays unless an outage is allowed"
 
 
@@ -35,12 +37,13 @@ class Rotation:
     """``members``: upstream -> who should be routed. ``leaving``: routed now, to be drained.
 
     ``held``: routed, with the reason why it may not leave yet although it is to be changed, restarted or
-    drained, or is no longer wanted.
+    drained, or is no longer wanted. ``kept_out``: ready, with the reason why it may not join.
     """
 
     members: Mapping[str, tuple[nginx.Member, ...]]
     leaving: frozenset[str]
     held: Mapping[str, str]
+    kept_out: Mapping[str, str] = field(default_factory=dict)
 
 
 def routed_now(facts: Facts) -> dict[str, nginx.Member]:
@@ -71,29 +74,38 @@ def rotate(
     verdicts: Mapping[str, Verdict],
     *,
     out: Collection[str] = (),
+    turns: Collection[str] = (),
     allow_outage: bool,
 ) -> Rotation:
     """Who should be in rotation now; none of those that are ``out``, as they cannot answer.
+
+    Those in ``turns`` leave to be repaired, unless they are the last.
 
     A ready instance is added when its placement was read back. One that is routed stays while it is believed
     to serve; when none of its upstream is, all that are alive stay, as an answer from a doubtful one is
     better than none. As many of an upstream as ``max_unavailable`` says leave for a change or a restart at a
     time. What is drained leaves at once and joins no more. None of these takes the last one out unless the
-    administrator allows the outage. One that is no longer wanted stays as long as no other one of its
-    upstream serves.
+    administrator allows the outage, and none that is to serve another model name leaves without that. One
+    that is no longer wanted stays as long as no other one of its upstream serves.
+
+    One that was out and answers again, but is not trusted yet, is better than nobody.
     """
     routed = routed_now(facts)
     members: dict[str, tuple[nginx.Member, ...]] = {}
     leaving: set[str] = set()
     held: dict[str, str] = {}
+    kept_out: dict[str, str] = {}
     for upstream in sorted({wanted.upstream for wanted in target.wanted.values()}):
         names = target.upstream_members(upstream)
         able = [name for name in names if name not in out]
-        staying, going = _part(target, facts, verdicts, able, held, allow_outage=allow_outage)
+        staying, going = _part(target, facts, verdicts, able, turns, held, allow_outage=allow_outage)
         leaving |= going
         joining = [
             name for name in able if name not in routed and _may_join(target.wanted[name], facts, verdicts)
-        ]
+        ] or _doubted(target, facts, verdicts, able, staying - going)
+        if not allow_outage and any(_renamed(name, target, facts) for name in staying - going):
+            kept_out |= dict.fromkeys(joining, _OTHER_NAME)
+            joining = []
         members[upstream] = tuple(
             _member(target.wanted[name], facts.instances[name], routed.get(name))
             for name in names
@@ -103,7 +115,7 @@ def rotate(
         if unwanted and not members[upstream] and not allow_outage:
             members[upstream] = tuple(unwanted)
             held |= {one.instance: _UNWANTED for one in unwanted}
-    return Rotation(members=members, leaving=frozenset(leaving), held=held)
+    return Rotation(members=members, leaving=frozenset(leaving), held=held, kept_out=kept_out)
 
 
 def _part(
@@ -111,6 +123,7 @@ def _part(
     facts: Facts,
     verdicts: Mapping[str, Verdict],
     able: Collection[str],
+    turns: Collection[str],
     held: dict[str, str],
     *,
     allow_outage: bool,
@@ -121,6 +134,7 @@ def _part(
     emptied = _emptied(staying, drained, held)
     others = [name for name in able if name not in drained]
     staying = (staying - emptied) or _staying(others, routed, verdicts)
+    staying = staying.difference(turns) or staying
     awaited = {
         name: verdicts[name].state
         for name in others
@@ -167,7 +181,9 @@ def _going(
             continue
         what = "restart" if restart is not None else "change"
         allowed = allow_outage or (restart is not None and restart.allow_outage)
-        if (restart is None or restart.is_rolling) and (halted or len(awaited) + len(going) >= limit):
+        if not allowed and (renaming := _renamed(name, target, facts)):
+            held[name] = renaming
+        elif (restart is None or restart.is_rolling) and (halted or len(awaited) + len(going) >= limit):
             others = halted or [*awaited, *sorted(going)]
             held[name] = f"its {what} waits until {', '.join(others)} serves again"
         elif len(staying - going) > 1 or allowed:
@@ -175,6 +191,12 @@ def _going(
         else:
             held[name] = f"its {what} needs an outage: it is the only one that serves"
     return going
+
+
+def _renamed(name: str, target: Target, facts: Facts) -> str | None:
+    """Why a change of it needs an outage although others serve; None if it does not."""
+    wanted, own = target.wanted[name], facts.instances[name]
+    return renamed(wanted, own) if is_outdated(wanted, own) else None
 
 
 def due_restart(wanted: Wanted, own: InstanceFacts, orders: Orders) -> Restart | None:
@@ -210,6 +232,21 @@ def core_user(wanted: Wanted, facts: Facts) -> tuple[str, frozenset[int]] | None
         if shared := other.process.cpus_allowed & own if own else other.process.cpus_allowed:
             return name, shared
     return None
+
+
+def _doubted(
+    target: Target, facts: Facts, verdicts: Mapping[str, Verdict], able: Iterable[str], staying: set[str]
+) -> list[str]:
+    """Those that answer again, when none of those that stay is believed to serve."""
+    if any(verdicts[name].state in (State.ready, State.suspect) for name in staying):
+        return []
+    routed, found = routed_now(facts), []
+    for name in able:
+        health = facts.instances[name].health
+        if name not in routed and verdicts[name].state is State.suspect and health and not health.failures:
+            trusted = {**verdicts, name: Verdict(state=State.ready)}
+            found += [name] if _may_join(target.wanted[name], facts, trusted) else []
+    return found
 
 
 def _may_join(wanted: Wanted, facts: Facts, verdicts: Mapping[str, Verdict]) -> bool:

@@ -13,6 +13,7 @@ from ovms_scaler.core import actions
 from ovms_scaler.core.instance import unit_name
 from ovms_scaler.core.plan import Plan
 from ovms_scaler.core.wedge import HELPER_METHODS
+from ovms_scaler.daemon.ends import Ends
 from ovms_scaler.daemon.observe import Memory
 from ovms_scaler.daemon.ports import ProxyPort, Units
 from ovms_scaler.daemon.started import PROXY_UNIT, TARGET_UNIT
@@ -34,6 +35,7 @@ class Applier:
         store: Store,
         memory: Memory,
         wedges: Wedges,
+        ends: Ends,
         settled: Callable[[], None] = lambda: None,
     ) -> None:
         """``settled`` is called when a job in the background has ended."""
@@ -42,6 +44,7 @@ class Applier:
         self._store = store
         self._memory = memory
         self._wedges = wedges
+        self._ends = ends
         self._settled = settled
         self._jobs: set[asyncio.Task[None]] = set()
         self._failures: tuple[str, ...] = ()
@@ -75,13 +78,13 @@ class Applier:
         """Have what was refused tried again at once, as the administrator may have removed the cause."""
         self._memory.refused_at = float("-inf")
         self._memory.start_errors.clear()
-        self._memory.repairs.clear()
+        self._ends.forget()
         self._wedges.start_over()
 
     async def reset(self, instance: str, addresses: Collection[str]) -> None:
         """Forget what keeps an instance, which is on the GPUs ``addresses``, from being started."""
         self._memory.start_errors.pop(instance, None)
-        self._memory.repairs.pop(instance, None)
+        self._ends.forget(unit_name(instance))
         self._wedges.start_over(addresses)
         await self._forgive(unit_name(instance))
 
@@ -147,19 +150,29 @@ class Applier:
         log.error("instance not started", instance=action.instance, unit=unit, error=why)
 
     async def _stop(self, action: actions.Stop) -> None:
+        """After SIGKILL the unit fails in place of stopping: that is forgotten, as it was meant."""
         unit = unit_name(action.instance)
-        log.info("stopping instance", instance=action.instance, unit=unit)
+        log.info("stopping instance", instance=action.instance, unit=unit, at_once=action.at_once)
         try:
             self._store.forget_started(unit)
+            if action.at_once:
+                with contextlib.suppress(HostError):  # it may have no process at the moment
+                    await self._units.kill(unit)
             await self._units.stop(unit)
+            if action.at_once:
+                await self._units.reset_failed(unit)
         except HostError as error:
             log.error("instance not stopped", instance=action.instance, unit=unit, error=error.message)
 
     async def _kill(self, action: actions.Kill) -> None:
-        """Raises HostError; the attempt counts all the same."""
+        """Raises HostError; the attempt counts all the same, unless another process runs by now."""
         unit = unit_name(action.instance)
+        now = (await self._units.read_units([unit]))[unit]
+        if now.invocation_id != action.invocation_id:
+            log.info("not killed, as it has ended", instance=action.instance, unit=unit)
+            return
         log.warning("killing instance", instance=action.instance, unit=unit, reason=action.reason)
-        self._memory.note_repair(action.instance, time.monotonic())
+        self._ends.note_repair(unit, action.invocation_id, now_sec=time.monotonic())
         await self._units.kill(unit)
 
     async def _recover(self, action: actions.Recover) -> None:

@@ -24,6 +24,7 @@ from ovms_scaler.daemon.agent import Agent
 from ovms_scaler.daemon.apply import Applier
 from ovms_scaler.daemon.control import Control
 from ovms_scaler.daemon.devices import DeviceWatch
+from ovms_scaler.daemon.ends import Ends
 from ovms_scaler.daemon.health import HealthWatch
 from ovms_scaler.daemon.meter import Meter
 from ovms_scaler.daemon.observe import Memory, Observer
@@ -81,7 +82,7 @@ async def _run(config_file: Path) -> None:
             meter=Meter(read_cpu_sec=read_cpu_sec, read_gpu_idle_sec=read_gpu_idle_sec),
         )
         proxy = Nginx(Path(PROXY_DIRECTORY), units)
-        wedges = Wedges(store)
+        wedges, ends = Wedges(store), Ends(store)
         observer = Observer(
             units=units,
             proxy=proxy,
@@ -89,6 +90,7 @@ async def _run(config_file: Path) -> None:
             health=health,
             memory=memory,
             wedges=wedges,
+            ends=ends,
             proxy_uid=_uid(PROXY_USER),
         )
         applier = Applier(
@@ -97,6 +99,7 @@ async def _run(config_file: Path) -> None:
             store=store,
             memory=memory,
             wedges=wedges,
+            ends=ends,
             settled=lambda: agent.wake(),
         )
         agent = Agent(

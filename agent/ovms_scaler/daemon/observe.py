@@ -11,6 +11,7 @@ from ovms_scaler.core.instance import unit_name
 from ovms_scaler.core.rotation import routed_now
 from ovms_scaler.core.target import Target
 from ovms_scaler.daemon import started
+from ovms_scaler.daemon.ends import Ends
 from ovms_scaler.daemon.health import HealthWatch
 from ovms_scaler.daemon.ports import ProxyPort, Units
 from ovms_scaler.daemon.proxy_watch import ProxyWatch
@@ -31,16 +32,11 @@ class Memory:
 
     jobs: set[str] = field(default_factory=set)
     start_errors: dict[str, tuple[str, float]] = field(default_factory=dict)
-    repairs: dict[str, tuple[float, ...]] = field(default_factory=dict)
     proxy_error: str = ""
     proxy_refused: str = ""
     refused_at: float = float("-inf")
     reloaded_at: float = float("-inf")
     exec: dict[str, tuple[str, ExecFacts]] = field(default_factory=dict)
-
-    def note_repair(self, instance: str, at_sec: float) -> None:
-        """More than a hundred are never asked for."""
-        self.repairs[instance] = (*self.repairs.get(instance, ())[-99:], at_sec)
 
 
 class Observer:
@@ -55,6 +51,7 @@ class Observer:
         health: HealthWatch,
         memory: Memory,
         wedges: Wedges,
+        ends: Ends,
         proxy_uid: int | None,
         root: Path = Path("/"),
     ) -> None:
@@ -65,6 +62,7 @@ class Observer:
         self._health = health
         self._memory = memory
         self._wedges = wedges
+        self._ends = ends
         self._proxy_uid = proxy_uid
         self._root = root
         self.proxy_watch = ProxyWatch(root)
@@ -98,6 +96,8 @@ class Observer:
             stopping={unit_name(name) for name in self._memory.jobs},
         )
         self.problems += seen.problems
+        here = [units[unit] for unit in map(unit_name, names) if unit in units]
+        self._ends.look(here, now_sec=time.monotonic())
         instances = {
             name: await self._read_instance(name, units.get(unit_name(name)), seen) for name in names
         }
@@ -162,7 +162,8 @@ class Observer:
             started=unit_name(name) in seen.started,
             has_lost_device=unit_name(name) in seen.lost_device,
             job=name in self._memory.jobs,
-            repairs=self._memory.repairs.get(name, ()),
+            repairs=self._ends.repairs(unit_name(name)),
+            crashes=self._ends.crashes(unit_name(name)),
             start_error=message,
             since_start_sec=time.monotonic() - at,
         )
