@@ -18,11 +18,12 @@ from ovms_scaler.core.plan import Plan, plan
 from ovms_scaler.core.spec import GpuRules
 from ovms_scaler.core.status import Document, Since, status_document
 from ovms_scaler.core.target import Target
+from ovms_scaler.daemon.accepted import Accepted
 from ovms_scaler.daemon.apply import Applier
 from ovms_scaler.daemon.observe import Observer
 from ovms_scaler.daemon.orders import OrderDesk, View
 from ovms_scaler.daemon.wedges import Wedges
-from ovms_scaler.errors import HostError, ScalerError
+from ovms_scaler.errors import ScalerError
 from ovms_scaler.host.notify import Notifier
 from ovms_scaler.host.store import Store
 
@@ -34,7 +35,6 @@ PASS_INTERVAL_SEC = 10.0
 FAILED_PASS_SEC = 1.0
 # Beyond any job that a pass waits for (host/systemd.JOB_SEC, twice: a reload and going back).
 LONGEST_PASS_SEC = 300.0
-ACCEPTED = "accepted"  # the store's note of the configuration in force
 BAD = frozenset({State.failed, State.quarantined, State.ejected, State.suspect})
 
 
@@ -68,13 +68,12 @@ class Agent:
         self._notifier = notifier
         self._config: configuration.Config | None = None
         self._config_error = ""
-        self._store_error = ""
         self._resolve_error = ""
         self._target: Target | None = None
         self._facts = Facts()
         self._plan: Plan | None = None
         self._since: dict[str, Since] = {}
-        self._allow_outage = False
+        self._accepted = Accepted(store)
         self._failures: tuple[str, ...] = ()
         self._devices_changed = False
         self._polls_devices = False
@@ -106,10 +105,11 @@ class Agent:
 
         An agent that comes back finds what it left: only what the administrator changed is planned.
         """
-        accepted = self._store.read_note(ACCEPTED)
+        accepted = self._accepted.read()
         try:
             config = configuration.read_config(self._config_file)
             self._accept(config, planned=config.document() != accepted)
+            self._accepted.recall(config)
             return
         except ScalerError as error:
             self._config_error = str(error)
@@ -117,7 +117,9 @@ class Agent:
         if accepted is None:
             return
         try:
-            self._accept(configuration.restore_config(accepted), planned=False, remember=False)
+            config = configuration.restore_config(accepted)
+            self._accept(config, planned=False, remember=False)
+            self._accepted.recall(config)
             log.warning("going on with the configuration accepted before", file=str(self._config_file))
         except ScalerError as error:
             log.error("cannot go on with the configuration accepted before", error=str(error))
@@ -126,7 +128,8 @@ class Agent:
         """Take a new configuration. Raises ScalerError for a bad one; the old one stays in force."""
         self._notifier.reloading()
         try:
-            self._accept(configuration.read_config(self._config_file), planned=True)
+            config = configuration.read_config(self._config_file)
+            self._accept(config, planned=True)
         except ScalerError as error:
             self._config_error = str(error)
             log.error("configuration not accepted", file=str(self._config_file), error=str(error))
@@ -134,7 +137,7 @@ class Agent:
         finally:
             self._notifier.ready(self._summary())
         self._config_error = ""
-        self._allow_outage = allow_outage
+        self._accepted.allow(config, outage=allow_outage)
         self._applier.forget_refusals()
         log.info("configuration accepted", file=str(self._config_file), allow_outage=allow_outage)
         self.wake()
@@ -172,7 +175,7 @@ class Agent:
 
     def document(self) -> Document:
         """The status, as ``ovms-scalerctl status --json`` prints it."""
-        errors = (self.orders.problem, self._store_error, self._resolve_error)
+        errors = (self.orders.problem, self._accepted.problem, self._resolve_error)
         problems = [*self._observer.problems, *filter(None, errors), *self._failures]
         return status_document(
             self._target,
@@ -195,18 +198,7 @@ class Agent:
         self._resolve_error = ""
         if planned:
             self.orders.forget_others(target.wanted)
-        self._remember(target.books, config if remember else None)
-
-    def _remember(self, books: Books, config: configuration.Config | None = None) -> None:
-        self._store_error = ""
-        try:
-            self._store.write_books(books)
-            if config is not None:
-                self._store.write_note(ACCEPTED, config.document())
-        except HostError as error:
-            # The plan holds without it until the next boot; status says so until then.
-            self._store_error = error.message
-            log.error("state not written", error=error.message, hint=error.hint)
+        self._accepted.remember(target.books, config if remember else None)
 
     def _look_again(self) -> None:
         """Resolve anew when devices changed, or something forbids to start an instance: it may be gone."""
@@ -225,8 +217,8 @@ class Agent:
             return  # and once more in the next pass
         self._devices_changed = False
         self._resolve_error = ""
-        if self._target.books != before.books or self._store_error:
-            self._remember(self._target.books)
+        if self._target.books != before.books or self._accepted.problem:
+            self._accepted.remember(self._target.books)
 
     async def _observe(self) -> None:
         self._pass_began = time.monotonic()
@@ -240,7 +232,8 @@ class Agent:
             await self._observe()
             return
         self._facts = replace(facts, orders=self.orders.settle(facts))
-        self._plan = plan(target, self._facts, allow_outage=self._allow_outage)
+        self._accepted.settle(target, self._facts)
+        self._plan = plan(target, self._facts, allow_outage=self._accepted.allows_outage)
         self._note_changes(self._plan)
 
     async def _act(self) -> None:
