@@ -13,8 +13,11 @@ FIRST, SECOND = "chat-numa0.0", "chat-numa0.1"
 # What this file says is wrong with the first engine only.
 ILLNESS = "/run/lab/illness"
 OVERRIDE = f"/etc/systemd/system/ovms@{FIRST}.service.d/90-lab.conf"
+# Engines that use CPU time while they generate, as real ones do.
+BUSY = {**agent_host.ENVIRONMENT, "OVMS_STANDIN_BURN": "1"}
 HEALTH = """
 [health]
+stall_sec = 4
 canary_interval_sec = 2
 canary_timeout_sec = 2
 repair_attempts = 20
@@ -28,7 +31,7 @@ def host_with_two(installed_image: Image) -> Iterator[Host]:
     with Host.boot(installed_image, binds=agent_host.BINDS) as host:
         host.run("mkdir", "-p", "/run/lab")
         host.write(OVERRIDE, f"[Service]\nEnvironment=OVMS_STANDIN_FAULTS={ILLNESS}\n")
-        host.write(agent_host.CONFIG, agent_host.pool() + HEALTH)
+        host.write(agent_host.CONFIG, agent_host.pool(environment=BUSY) + HEALTH)
         host.run("systemctl", "enable", "--now", agent_host.AGENT)
         agent_host.wait_until_routed(host, 2)
         yield host
@@ -54,7 +57,7 @@ def test_one_that_answers_with_errors_is_ejected_and_repaired(host: Host) -> Non
     assert SECOND in agent_host.read_pids(host)
 
 
-def test_no_unary_request_is_lost_to_one_that_stands_still(host: Host) -> None:
+def test_no_unary_request_is_lost_to_a_busy_one_that_stands_still(host: Host) -> None:
     pids = agent_host.read_pids(host)
     with Traffic(host, stream="no") as traffic:
         traffic.wait_for_answers(host, by=FIRST)
@@ -81,7 +84,21 @@ def test_one_that_hangs_while_nobody_asks_is_found_and_repaired(host: Host) -> N
     wait_until_killed(host, pid)
     host.run("rm", ILLNESS)
     agent_host.wait_until_routed(host, 2)
-    assert "it gave no token within 2 s" in host.journal(agent_host.AGENT)
+    assert "it gave no token within 4 s" in host.journal(agent_host.AGENT)
+
+
+def test_no_unary_request_is_lost_to_one_that_hangs_with_requests_in_work(host: Host) -> None:
+    pids = agent_host.read_pids(host)
+    with Traffic(host, stream="no") as traffic:
+        traffic.wait_for_answers(host, by=FIRST)
+        host.write(ILLNESS, "wedge")
+        wait_until_killed(host, pids[FIRST])
+        host.run("rm", ILLNESS)
+        agent_host.wait_until_routed(host, 2)
+        traffic.wait_for_answers(host, by=FIRST)
+    traffic.assert_unharmed()
+    assert agent_host.read_pids(host)[SECOND] == pids[SECOND]
+    assert "requests in work got no further for 4 s" in host.journal(agent_host.AGENT)
 
 
 def test_the_record_is_for_the_proxy_only(host: Host) -> None:
