@@ -165,6 +165,13 @@ def test_each_instance_that_does_not_serve_is_explained(ctl: Ctl, agent: FakeAge
             id="proxy down",
         ),
         pytest.param(
+            {"proxy": {"state": "active", "generation": "a", "waits": "changes wait for old workers to end",
+                       "old_workers": 12, "cut_requests": 3}},
+            ["  changes wait for old workers to end: 12 are still there",
+             "  requests cut 3, as they outlasted proxy.shutdown_timeout_sec"],
+            id="old workers",
+        ),
+        pytest.param(
             {"config": {"file": "/etc/x.toml", "error": "/etc/x.toml: pool: bad\n  hint: mend"}},
             ["/etc/x.toml is not accepted", "  /etc/x.toml: pool: bad", "    hint: mend",
              "  next: mend it, then: systemctl reload ovms-scaler"],

@@ -50,3 +50,20 @@ def test_beyond_the_waiting_room_clients_are_turned_away_at_once(installed_image
         assert counts["status"] == {"200": 12, "503": 28}
         assert counts["retry_after"] == {"5": 28}
         assert counts["slowest_refusal_sec"] < 1.0
+
+
+def test_answers_that_outlast_the_time_of_old_workers_are_cut_and_counted(installed_image: Image) -> None:
+    slow = {**ENVIRONMENT, "OVMS_STANDIN_TPOT_MS": "1000"}
+    config = agent_host.pool(instances=1, environment=slow) + "[proxy]\nshutdown_timeout_sec = 5\n"
+    with agent_host.running_host(installed_image, config, in_rotation=1) as host:
+        agent_host.wait_for_answer(host)
+        with agent_host.Traffic(host, burst=4, stream="all", max_tokens=60) as traffic:
+            asked = "ss -Htn state established dport = :8003 | wc -l"
+            host.wait_for(f'test "$({asked})" -ge 4', 30, "four answers under way")
+            agent_host.reload(host, config + "retry_after_sec = 7\n")
+            found = agent_host.wait_for_status(host, lambda it: it["proxy"]["old_workers"], "old workers")
+            assert found["proxy"]["cut_requests"] == 0
+            found = agent_host.wait_for_status(
+                host, lambda it: it["proxy"]["cut_requests"] and not it["proxy"]["old_workers"], "the cut"
+            )
+        assert found["proxy"]["cut_requests"] == len(traffic.counts["cut"]) == 4

@@ -114,6 +114,11 @@ def _render_proxy(proxy: Mapping[str, Any]) -> list[RenderableType]:
     parts: list[RenderableType] = [cell(f"{line}, clients connect to {where}" if where else line)]
     if proxy.get("error"):
         parts.append(indented(str(proxy["error"]), "red"))
+    if proxy.get("waits"):
+        parts.append(indented(f"{proxy['waits']}: {proxy.get('old_workers')} are still there", "yellow"))
+    if proxy.get("cut_requests"):
+        cut = f"requests cut {proxy['cut_requests']}, as they outlasted proxy.shutdown_timeout_sec"
+        parts.append(indented(cut, "yellow"))
     if where and not (proxy.get("generation") and proxy.get("state") == "active"):
         parts.append(indented("next: systemctl status ovms-scaler-proxy", "bold"))
     return parts
