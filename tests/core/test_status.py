@@ -70,7 +70,8 @@ def test_status_of_what_serves() -> None:
     status = document(host)
     assert first(status) == {
         "id": "chat-numa0", "state": "ready", "reason": "", "hint": "", "since": 17.5, "port": 8003,
-        "in_rotation": True, "unit": "ovms@chat-numa0.service", "pool": "chat", "device": "CPU", "node": 0,
+        "in_rotation": True, "unit": "ovms@chat-numa0.service", "pool": "chat",
+        "upstream": "chat", "outdated": False, "device": "CPU", "node": 0,
         "cpus": "0-3", "memory_nodes": "0", "gpus": [], "render_nodes": [], "weight": 1,
         "pid": host.units["chat-numa0"].main_pid, "restarts": 0,
     }  # fmt: skip
@@ -133,6 +134,16 @@ def test_status_of_one_that_is_no_longer_wanted() -> None:
     )
 
 
+def test_status_tells_who_does_not_run_as_configured_and_what_is_done_about_it() -> None:
+    host, target = World(), world.target()
+    host.settle(target)
+    settled = document(host)
+    assert (first(settled)["outdated"], settled["actions"]) == (False, [])
+    changed = document(host, world.target({"smt": "physical"}))
+    assert first(changed)["outdated"]
+    assert "proxy" in str(changed["actions"])
+
+
 def test_status_before_anything_is_known() -> None:
     status = status_document(
         None, Facts(), None, {}, config_file="/c", config_error="not there", problems=(), observed_sec=4.5
@@ -154,5 +165,6 @@ def test_status_before_anything_is_known() -> None:
         "problems": [],
         "observed_sec": 4.5,
         "orders": {"paused_since": None, "drained": {}, "restarts": []},
+        "actions": [],
         "deferred": [],
     }

@@ -96,12 +96,13 @@ def test_the_environment_names_another_socket(
 
 
 def test_reload_that_is_accepted(ctl: Ctl, agent: FakeAgent) -> None:
-    agent.say({"accepted": True, "instances": 6})
+    agent.say({"accepted": True, "instances": 6, "ordered_sec": 5.0})
     done = ctl("reload", "--socket", agent.socket)
     assert (done.status, done.out, done.err) == (0, "configuration accepted: 6 instances\n", "")
-    agent.say({"accepted": True, "instances": 1})
+    agent.say({"accepted": True, "instances": 1, "ordered_sec": 5.0})
+    assert ctl("reload", "--json", "--socket", agent.socket).json()["instances"] == 1
     assert ctl("reload", "--allow-outage", "--socket", agent.socket).out.endswith(": 1 instance\n")
-    assert agent.requests == ["POST /v1/reload?allow_outage=0", "POST /v1/reload?allow_outage=1"]
+    assert agent.requests == [f"POST /v1/reload?allow_outage={flag}" for flag in (0, 0, 1)]
 
 
 def test_reload_of_a_bad_configuration_shows_every_error(ctl: Ctl, agent: FakeAgent) -> None:

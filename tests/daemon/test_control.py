@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,10 @@ async def test_status_is_the_agents_document(served: Served) -> None:
 
 async def test_reload_takes_the_configuration(served: Served) -> None:
     served.host.configure(CONFIG.replace('"chat"', '"code"'))
-    assert await ask(served, "POST", "/v1/reload") == (200, {"accepted": True, "instances": 1})
+    before = time.monotonic()
+    status, answer = await ask(served, "POST", "/v1/reload")
+    assert (status, answer["accepted"], answer["instances"]) == (200, True, 1)
+    assert before < answer["ordered_sec"] < time.monotonic()
     await served.run.until(lambda: served.run.read("code-numa0") != {})
 
 
@@ -267,7 +271,7 @@ async def test_an_agent_that_ends_waits_for_no_client(host: DaemonHost, open_dir
 
 async def test_reloads_at_once_are_all_answered(served: Served) -> None:
     answers = await asyncio.gather(*(ask(served, "POST", "/v1/reload") for _ in range(5)))
-    assert [answer for _, answer in answers] == [{"accepted": True, "instances": 1}] * 5
+    assert [answer["instances"] for _, answer in answers] == [1] * 5
 
 
 def ask_as(uid: int, path: Path, method: str, target: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ovms_scaler.core.cpulist import format_cpu_list
 from ovms_scaler.core.facts import Facts
 from ovms_scaler.core.instance import Instance, unit_name
-from ovms_scaler.core.lifecycle import State
+from ovms_scaler.core.lifecycle import State, is_outdated
 from ovms_scaler.core.orders import Orders
 from ovms_scaler.core.plan import Plan
 from ovms_scaler.core.target import Target
@@ -61,7 +61,8 @@ def status_document(
     """What ``ovms-scalerctl status --json`` prints; ``problems`` are what hinders the agent itself.
 
     ``observed_sec`` (CLOCK_MONOTONIC) is when the look began that it is about: an order that was given later
-    is not in it yet.
+    is not in it yet. ``actions`` are what is done next; an instance is ``outdated`` while its files are not
+    those of the configuration in force, which it is to be started from.
     """
     instances = _instances(target, facts, plan, since) if plan is not None else []
     proxy = facts.proxy
@@ -84,6 +85,7 @@ def status_document(
         "problems": list(problems),
         "observed_sec": observed_sec,
         "orders": _orders(facts.orders),
+        "actions": [action.describe() for action in plan.actions] if plan is not None else [],
         "deferred": [action.describe() for action in plan.deferred] if plan is not None else [],
     }
 
@@ -123,6 +125,8 @@ def _instances(
                 "in_rotation": name in plan.in_rotation,
                 "unit": unit_name(name),
                 "pool": instance.pool if instance is not None else None,
+                "upstream": wanted[name].upstream if name in wanted else None,
+                "outdated": name in wanted and (own is None or is_outdated(wanted[name], own)),
                 "device": instance.device if instance is not None else None,
                 "node": instance.node if instance is not None else None,
                 "cpus": format_cpu_list(instance.cpus) if instance is not None else "",

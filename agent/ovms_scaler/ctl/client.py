@@ -25,16 +25,16 @@ def read_status(path: Path = SOCKET, *, timeout_sec: float = STATUS_TIMEOUT_SEC)
     return _ask("GET", "/v1/status", path, timeout_sec)
 
 
-def reload(path: Path = SOCKET, *, allow_outage: bool) -> int:
-    """Have the agent take its configuration; the number of instances in it.
+def reload(path: Path, *, allow_outage: bool) -> dict[str, Any]:
+    """Have the agent take its configuration; ``instances`` of the answer is how many there are in it.
 
-    Raises UnreachableError, and ScalerError with every error of a configuration that was not accepted.
+    ``ordered_sec`` as in ``order``. Raises UnreachableError, and ScalerError with every error of a
+    configuration that was not accepted.
     """
     answer = _ask("POST", f"/v1/reload?allow_outage={allow_outage:d}", path, RELOAD_TIMEOUT_SEC)
-    count = answer.get("instances")
-    if not isinstance(count, int):
+    if not isinstance(answer.get("instances"), int) or not isinstance(answer.get("ordered_sec"), float):
         raise _unreachable(f"its answer on {path} is not the expected one", LOOK)
-    return count
+    return answer
 
 
 def order(path: Path, verb: str, body: dict[str, object]) -> dict[str, Any]:

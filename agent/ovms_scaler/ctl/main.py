@@ -249,26 +249,6 @@ def status(*, as_json: bool, again: bool, socket: Path) -> Exit:
 
 
 @cli.command()
-@click.option("--allow-outage", is_flag=True, help="Also make changes for which nobody serves for a while.")
-@socket_option
-def reload(*, allow_outage: bool, socket: Path) -> Exit:
-    """Have the agent take its configuration file, if it is valid.
-
-    A file with an error changes nothing; every error is shown.
-
-    \b
-    Example:
-      ovms-scalerctl reload
-      ovms-scalerctl reload --allow-outage
-    """
-    from ovms_scaler.ctl import client
-
-    count = client.reload(socket, allow_outage=allow_outage)
-    output.show(f"configuration accepted: {count} instance{'' if count == 1 else 's'}")
-    return Exit.good
-
-
-@cli.command()
 def version() -> Exit:
     """Show the version.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs that give the agent orders about instances."""
+"""The verbs that give the agent orders."""
 
 from pathlib import Path
 
@@ -28,6 +28,38 @@ def _give(verb: str, body: dict[str, object], socket: Path, *, wait: bool, as_js
         output.show_json(answer)
     else:
         output.show(": ".join(filter(None, (said, ", ".join(map(str, answer["instances"]))))))
+    return Exit.good
+
+
+@click.command()
+@click.option("--allow-outage", is_flag=True, help="Also make changes for which nobody serves for a while.")
+@wait_option
+@json_option
+@socket_option
+def reload(*, allow_outage: bool, wait: bool, as_json: bool, socket: Path) -> Exit:
+    """Have the agent take its configuration file, if it is valid.
+
+    A file with an error changes nothing; every error is shown. With --wait it is
+    done when every instance runs as configured, and those that are no longer in
+    the file are gone.
+
+    \b
+    Example:
+      ovms-scalerctl reload --wait
+      ovms-scalerctl reload --allow-outage
+    """
+    from ovms_scaler.ctl import client
+
+    answer = client.reload(socket, allow_outage=allow_outage)
+    if wait:
+        from ovms_scaler.ctl.waiting import wait_until_done
+
+        return wait_until_done("reload", answer, lambda: client.read_status(socket), as_json=as_json)
+    if as_json:
+        output.show_json(answer)
+    else:
+        count = answer["instances"]
+        output.show(f"configuration accepted: {count} instance{'' if count == 1 else 's'}")
     return Exit.good
 
 
@@ -137,4 +169,4 @@ def resume(*, as_json: bool, socket: Path) -> Exit:
     return _give("resume", {}, socket, wait=False, as_json=as_json, said="resumed")
 
 
-VERBS = (drain, undrain, restart, reset, pause, resume)
+VERBS = (reload, drain, undrain, restart, reset, pause, resume)

@@ -18,6 +18,8 @@ class Row:
     in_rotation: bool
     wanted: bool
     pool: str
+    upstream: str
+    outdated: bool
     port: object
     node: object
     gpus: tuple[str, ...]
@@ -53,6 +55,8 @@ def parse_rows(document: Mapping[str, Any]) -> tuple[Row, ...]:
             in_rotation=entry.get("in_rotation") is True,
             wanted=entry.get("pool") is not None,
             pool=str(entry.get("pool") or ""),
+            upstream=str(entry.get("upstream") or entry.get("pool") or ""),
+            outdated=entry.get("outdated") is True,
             port=entry.get("port"),
             node=entry.get("node"),
             gpus=tuple(map(str, gpus)) if isinstance(gpus := entry.get("gpus"), list) else (),

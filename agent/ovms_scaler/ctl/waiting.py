@@ -2,7 +2,7 @@
 """Follows an order until it has been carried out: a bar on a terminal, a line for each change elsewhere."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,8 @@ from ovms_scaler.ctl.verdict import Row, parse_rows, table
 
 INTERVAL_SEC = 0.2
 _BROKEN = ("failed", "quarantined")
+# What a configuration is about beside instances, whose names have a hyphen.
+_PROXY, _AGENT = _REST = ("proxy", "agent")
 
 Document = Mapping[str, Any]
 
@@ -30,8 +32,9 @@ class Progressed:
 
 def wait_until_done(verb: str, answer: Document, read: Callable[[], Document], *, as_json: bool) -> Exit:
     """Follow the order that ``answer`` is about. Raises UnreachableError when the agent goes away."""
-    names = tuple(map(str, answer["instances"]))
-    with _reporter(verb, len(names), as_json=as_json) as report:
+    instances = answer["instances"]
+    names = tuple(map(str, instances)) if isinstance(instances, list) else ()
+    with _reporter(verb, as_json=as_json) as report:
         while True:
             document = read()
             if document.get("observed_sec", 0.0) >= answer["ordered_sec"]:
@@ -50,37 +53,74 @@ def wait_until_done(verb: str, answer: Document, read: Callable[[], Document], *
 
 
 def judge(verb: str, names: tuple[str, ...], document: Document) -> Progressed:
-    """What a status document says of an order."""
+    """What a status document says of an order about ``names``; a reload is about everything."""
     rows = {row.id: row for row in parse_rows(document)}
-    pending = table(document, "orders").get("restarts") or ()
+    orders = table(document, "orders")
+    pending = frozenset(orders.get("restarts") or ())
+    if verb == "reload":
+        names = tuple(rows)
     done = tuple(name for name in names if name in rows and _is_done(verb, rows[name], pending))
     others = {name: _describe(rows.get(name)) for name in names if name not in done}
-    return Progressed(done=done, others=others, trouble=_find_trouble(verb, others, rows, document))
+    blockers = {name: _find_blocker(verb, rows.get(name), rows.values()) for name in others}
+    if verb == "reload":
+        rest, error = _find_rest(document, none_left=not others)
+        others |= rest
+        blockers |= dict.fromkeys(rest, error)
+    trouble = ""
+    if others and orders.get("paused_since") is not None:
+        trouble = "the agent is paused, and carries the order out after\n  hint: ovms-scalerctl resume"
+    elif all(blockers.values()):  # what is halted in one place goes on in another
+        trouble = "\n".join(dict.fromkeys(blockers.values()))
+    return Progressed(done=done, others=others, trouble=trouble)
 
 
-def _is_done(verb: str, row: Row, pending: object) -> bool:
+def _is_done(verb: str, row: Row, pending: Collection[str]) -> bool:
     if verb == "drain":
         return row.state == "drained"
+    if verb == "reload" and (not row.wanted or row.outdated):
+        return False
+    if verb == "reload" and row.state == "stopped":  # by the administrator, who starts it as configured
+        return True
     if verb != "undrain" and row.state == "drained":
         return True
-    return row.in_rotation and not (isinstance(pending, list | tuple) and row.id in pending)
+    return row.in_rotation and row.id not in pending
 
 
-def _find_trouble(verb: str, others: Mapping[str, str], rows: Mapping[str, Row], document: Document) -> str:
-    if not others:
+def _find_blocker(verb: str, row: Row | None, rows: Iterable[Row]) -> str:
+    """Why it does not go on with one that is not done, "" while it does."""
+    if row is None or verb == "drain":
         return ""
-    if table(document, "orders").get("paused_since") is not None:
-        return "the agent is paused, and carries the order out after\n  hint: ovms-scalerctl resume"
-    about = [rows[name] for name in others if name in rows]
-    ended = [row for row in about if row.state in (*_BROKEN, "stopped")]
-    if verb == "restart":  # it is not done to the next after one of them failed
-        pools = {row.pool for row in about}
-        ended = [row for row in rows.values() if row.pool in pools and row.state in _BROKEN]
-    if verb == "drain" or not ended:
+    if row.state in (*_BROKEN, "waiting" if verb == "reload" else "stopped"):
+        return _explain(row)
+    if verb not in ("restart", "reload") or row.state != "ready" or not row.reason:
         return ""
-    first = ended[0]
-    hint = f"\n  hint: {first.hint}" if first.hint else ""
-    return f"{first.id} is {first.state}: {first.reason}{hint}"
+    if row.hint:
+        return _explain(row)  # its turn does not come by itself
+    # It waits for its turn, which does not come after one that failed.
+    broken = [
+        other
+        for other in rows
+        if other.upstream == row.upstream and other.state in _BROKEN and not other.outdated
+    ]
+    return _explain(broken[0]) if broken else ""
+
+
+def _find_rest(document: Document, *, none_left: bool) -> tuple[dict[str, str], str]:
+    """What is yet to be done beside the instances, and why it cannot be, "" if it can."""
+    proxy = table(document, "proxy")
+    if error := str(proxy.get("error") or ""):
+        return {_PROXY: error}, f"proxy: {error}"
+    if waits := str(proxy.get("waits") or ""):
+        return {_PROXY: waits}, ""
+    actions = document.get("actions") or document.get("deferred")
+    if none_left and isinstance(actions, list) and actions:
+        return {_AGENT: f"is to {actions[0]}"}, ""
+    return {}, ""
+
+
+def _explain(row: Row) -> str:
+    hint = f"\n  hint: {row.hint}" if row.hint else ""
+    return f"{row.id} is {row.state}: {row.reason}{hint}"
 
 
 def _describe(row: Row | None) -> str:
@@ -90,18 +130,19 @@ def _describe(row: Row | None) -> str:
 
 
 @contextmanager
-def _reporter(verb: str, total: int, *, as_json: bool) -> Iterator[Callable[[Progressed], None]]:
+def _reporter(verb: str, *, as_json: bool) -> Iterator[Callable[[Progressed], None]]:
     if as_json:
         yield lambda _: None
     elif output.is_terminal():
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, console=tables.console(), auto_refresh=False) as bar:
-            task = bar.add_task(verb, total=total)
+            task = bar.add_task(verb, total=None)
 
             def draw(progress: Progressed) -> None:
                 what = "; ".join(f"{name} {text}" for name, text in progress.others.items())
                 description = output.printable(f"{verb}: {what}" if what else verb)
-                bar.update(task, completed=len(progress.done), description=description, refresh=True)
+                done, total = len(progress.done), len(progress.done) + len(progress.others)
+                bar.update(task, completed=done, total=total, description=description, refresh=True)
 
             yield draw
     else:
@@ -109,6 +150,7 @@ def _reporter(verb: str, total: int, *, as_json: bool) -> Iterator[Callable[[Pro
 
         def tell(progress: Progressed) -> None:
             now = dict(progress.others) | dict.fromkeys(progress.done, "done")
+            now |= {name: "done" if name in _REST else "gone" for name in shown.keys() - now.keys()}
             for name, text in now.items():
                 if shown.get(name) != text:
                     output.show(f"{name}: {text}")

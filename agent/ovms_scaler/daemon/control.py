@@ -86,7 +86,7 @@ class Control:
             return _refusal(400, str(error), [str(problem) for problem in error.problems])
         except ScalerError as error:
             return _refusal(400, str(error))
-        return web.json_response({"accepted": True, "instances": self._agent.wanted_count()})
+        return _taken(self._agent.wanted_count())
 
     async def _drain(self, request: web.Request) -> web.Response:
         order = await _read_order(request, "allow_outage")
@@ -152,9 +152,9 @@ async def _read_order(request: web.Request, *flags: str) -> _Order:
     return _Order(name=name, flags=document)
 
 
-def _taken(names: tuple[str, ...]) -> web.Response:
+def _taken(instances: tuple[str, ...] | int) -> web.Response:
     """``ordered_sec`` is what status is to be compared with: what it observed before knows of no order."""
-    return web.json_response({"accepted": True, "instances": list(names), "ordered_sec": time.monotonic()})
+    return web.json_response({"accepted": True, "instances": instances, "ordered_sec": time.monotonic()})
 
 
 def _peer_is_administrator(request: web.Request) -> bool:
