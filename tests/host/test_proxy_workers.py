@@ -43,6 +43,7 @@ class Front:
     cuts: Cuts = field(default_factory=Cuts)
     told: int = 0
     came: asyncio.Event = field(default_factory=asyncio.Event)
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)
 
     async def install(self, *members: Engine, shutdown_timeout_sec: int = 3600) -> None:
         front = nginx.Front(listen=(f"127.0.0.1:{self.port}",), upstreams=(upstream("chat", self.engines),))
@@ -77,10 +78,15 @@ class Front:
         group.write_text("".join(f"{pid}\n" for pid in (os.getpid(), *self.workers(), 4194304)))
         return read_leaving_workers(PROXY_UNIT, self.root)
 
+    async def ask(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self.writers.append(writer)
+        writer.write(REQUEST)
+        return reader, writer
+
     async def begin(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A request whose answer has begun."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        writer.write(REQUEST)
+        reader, writer = await self.ask()
         assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
         return reader, writer
 
@@ -102,6 +108,8 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
             yield made
         finally:
             log.close()
+            for writer in made.writers:
+                writer.close()
 
 
 async def test_workers_with_open_answers_leave_and_the_others_are_gone(front: Front) -> None:
@@ -133,18 +141,15 @@ async def test_what_is_cut_at_the_cap_is_counted_and_a_client_that_left_is_not(f
     _, left = await front.begin()
     left.close()
     await front.wait_for(1)
-    streamed = await front.begin()
+    streamed, _ = await front.begin()
     first.hold = asyncio.Event()
     first.requests.clear()
-    unary = await asyncio.open_connection("127.0.0.1", front.port)
-    unary[1].write(REQUEST)
+    unary, _ = await front.ask()
     await wait_for_requests([first], 1)
     await front.install(second, shutdown_timeout_sec=3)
     async with asyncio.timeout(LIMIT_SEC):
         # The first piece had come; of the other request there was nothing to send yet, not even an error.
-        assert await streamed[0].read() == first.text[:1].encode()
-        assert await unary[0].read() == b""
+        assert await streamed.read() == first.text[:1].encode()
+        assert await unary.read() == b""
     await front.wait_for(3)
     assert front.cuts.count == 2
-    streamed[1].close()
-    unary[1].close()
