@@ -53,7 +53,7 @@ def crash_loop(run: Run) -> None:
     if rig.is_ours:
         entries = {entry["id"]: entry for entry in rig.read_status()["instances"]}
         run.notes.append(f"{entries[run.victim.name]['state']} after {run.since_fault_sec:.0f} s")
-        run.notes.append(f"{rig.count_reloads() - reloads} reloads of the proxy")
+        run.notes.append(f"reloads of the proxy: {rig.count_reloads() - reloads}")
 
 
 def poison(run: Run) -> None:
