@@ -23,6 +23,7 @@ from ovms_scaler.core.model import ModelFacts, ModelKind
 from ovms_scaler.core.ordering import settle
 from ovms_scaler.core.orders import Drain, Orders, Restart
 from ovms_scaler.core.plan import Plan, plan
+from ovms_scaler.core.proxy_plan import RETRY_SEC
 from ovms_scaler.core.repair import CRASHES
 from ovms_scaler.core.rotation import routed_now
 from ovms_scaler.core.route import add_generation
@@ -233,8 +234,8 @@ class World:
     def _require_others(self, action: actions.Kill, wanted: Target) -> None:
         """One that is in rotation is killed there only when it is alone, and nobody is on its way."""
         routed, name = self.routed(wanted), action.instance
-        if name not in routed or self.refuses:
-            return
+        if name not in routed or self.since_refusal_sec < RETRY_SEC:
+            return  # the proxy cannot be told, and its unit takes it out
         others = set(wanted.upstream_members(wanted.wanted[name].upstream)) - {name}
         self._require(not others & routed, f"{action.describe()} in rotation, beside {others & routed}")
         coming = {other for other in others - self.orders.drained.keys() if self._is_loading(other)}

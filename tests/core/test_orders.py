@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from world import World
 
-from ovms_scaler.core.ordering import find_instances, order_drain, order_restart, order_undrain, settle
+from ovms_scaler.core.ordering import (
+    find_instances,
+    order_drain,
+    order_renewal,
+    order_restart,
+    order_undrain,
+    settle,
+)
 from ovms_scaler.core.orders import Drain, Orders, Restart, orders_document, parse_orders
 from ovms_scaler.core.target import Target
 from ovms_scaler.errors import InputError, RefusedError, UnknownNameError
@@ -203,3 +210,30 @@ def test_a_restart_is_kept_while_systemd_is_silent() -> None:
     )
     assert settle(host.orders, silent).restarts.keys() == {FIRST}
     assert settle(host.orders, replace(facts, instances={})).restarts == {}
+
+
+def test_renewal_is_of_what_runs_something_older_and_of_nothing_else() -> None:
+    host, target = serving(4)
+    third, fourth = "chat-numa2", "chat-numa3"
+    host.drain(third)
+    facts = host.facts(target)
+    older = {name: replace(own, outlived=("program",)) for name, own in facts.instances.items()}
+    older[SECOND] = facts.instances[SECOND]
+    older[fourth] = replace(older[fourth], files={})  # it is changed anyway
+    orders = order_renewal(target, replace(facts, instances=older), allow_outage=True)
+    assert orders.restarts == {
+        FIRST: Restart(invocation_id=host.units[FIRST].invocation_id, allow_outage=True)
+    }
+    assert orders.drained.keys() == {third}
+
+
+def test_renewal_leaves_what_could_not_be_started_again() -> None:
+    host, target = serving()
+    facts = host.facts(target)
+    older = {name: replace(own, outlived=("model",)) for name, own in facts.instances.items()}
+    one = target.wanted[FIRST]
+    vanished = {**target.wanted, FIRST: replace(one, instance=replace(one.instance, problem="it is gone"))}
+    orders = order_renewal(
+        replace(target, wanted=vanished), replace(facts, instances=older), allow_outage=False
+    )
+    assert orders.restarts.keys() == {SECOND}

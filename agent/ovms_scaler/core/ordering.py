@@ -6,6 +6,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 
 from ovms_scaler.core.facts import Facts
+from ovms_scaler.core.lifecycle import is_outdated
 from ovms_scaler.core.orders import Drain, Orders, Restart
 from ovms_scaler.core.rotation import routed_now
 from ovms_scaler.core.target import Target
@@ -74,6 +75,23 @@ def order_restart(
         raise RefusedError("nothing to restart: no such instance runs", hint="ovms-scalerctl status")
     if not allow_outage:
         _refuse_outage(target, facts, restarts, is_rolling=is_rolling)
+    return replace(facts.orders, restarts={**facts.orders.restarts, **restarts})
+
+
+def order_renewal(target: Target, facts: Facts, *, allow_outage: bool) -> Orders:
+    """The orders with everything restarted, in turn, that runs what has been replaced since."""
+    restarts = {
+        name: Restart(invocation_id=own.unit.invocation_id, allow_outage=allow_outage)
+        for name, wanted in target.wanted.items()
+        if (own := facts.instances.get(name)) is not None
+        and own.outlived
+        and own.unit is not None
+        and own.unit.is_running
+        and wanted.instance.problem is None
+        and name not in facts.orders.drained
+        and name not in facts.orders.restarts
+        and not is_outdated(wanted, own)  # which comes with a restart anyway
+    }
     return replace(facts.orders, restarts={**facts.orders.restarts, **restarts})
 
 

@@ -16,7 +16,7 @@ from ovms_scaler.core.draining import drain, drained_verdict, plan_drained, plan
 from ovms_scaler.core.facts import Facts, InstanceFacts
 from ovms_scaler.core.lifecycle import State, Verdict, is_outdated, judge
 from ovms_scaler.core.proxy_plan import RETRY_SEC, plan_proxy
-from ovms_scaler.core.reasons import defer, explain
+from ovms_scaler.core.reasons import defer, explain, tell_outlived
 from ovms_scaler.core.recovery import Step, find_hang, plan_recovery, plan_waiting
 from ovms_scaler.core.repair import choose_repairs, plan_repair, put_down
 from ovms_scaler.core.rotation import core_user, due_restart, rotate, routed_now
@@ -105,6 +105,7 @@ def plan(target: Target, facts: Facts, *, allow_outage: bool = False) -> Plan:
             steps, verdict = plan_unwanted(name, facts.instances[name], routed=name in routed)
             actions += steps
             verdicts[name] = verdict
+    verdicts |= tell_outlived(verdicts, target, facts)
     if facts.orders.is_paused:
         verdicts |= defer(actions, judged)
     return Plan(

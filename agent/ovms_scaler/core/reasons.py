@@ -42,6 +42,20 @@ def explain(
     return {**leaving, **held, **kept_out}
 
 
+def tell_outlived(verdicts: Mapping[str, Verdict], target: Target, facts: Facts) -> dict[str, Verdict]:
+    """Verdicts on those that serve with what has been replaced since they were started."""
+    told: dict[str, Verdict] = {}
+    for name, verdict in verdicts.items():
+        own, wanted = facts.instances.get(name), target.wanted.get(name)
+        if own is None or wanted is None or not own.outlived:
+            continue
+        if verdict.state is State.ready and not verdict.reason:
+            reason = f"it runs an older {' and '.join(own.outlived)} than there is now"
+            hint = f"ovms-scalerctl restart --rolling {wanted.instance.pool}"
+            told[name] = Verdict(state=verdict.state, reason=reason, hint=hint)
+    return told
+
+
 def _why_it_leaves(name: str, target: Target, facts: Facts) -> str:
     if name in facts.orders.drained:
         return DRAINED

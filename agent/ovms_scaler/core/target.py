@@ -3,7 +3,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ovms_scaler.core import engine, fit, fronts, nginx
 from ovms_scaler.core.books import Books
@@ -23,7 +23,8 @@ class Wanted:
     """One instance as it should be.
 
     ``files`` are all it needs on disk before it starts, by absolute path. ``expected`` are the model
-    names that must be AVAILABLE; ``warm`` the ones to generate with.
+    names that must be AVAILABLE; ``warm`` the ones to generate with. ``sources`` are the paths of what the
+    engine opens once and for all, by what they are: its program, and a model that it does not watch.
     """
 
     instance: Instance
@@ -34,6 +35,7 @@ class Wanted:
     max_conns: int
     max_unavailable: int = 1
     argv: tuple[str, ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,4 +178,11 @@ def _want(instance: Instance, pool: Pool, spec: Spec, model: ModelFacts, upstrea
         max_conns=engine.room(pool),
         max_unavailable=pool.max_unavailable,
         argv=command.argv,
+        sources=_sources(command.argv[0], model),
     )
+
+
+def _sources(program: str, model: ModelFacts) -> dict[str, str]:
+    """OVMS watches version directories and config.json itself (modelmanager.cpp), not what a graph names."""
+    watches = model.kind in (ModelKind.classic, ModelKind.config) or model.graph_directory is None
+    return {"program": program} if watches else {"program": program, "model": str(model.graph_directory)}

@@ -74,6 +74,7 @@ class Agent:
         self._plan: Plan | None = None
         self._since: dict[str, Since] = {}
         self._accepted = Accepted(store)
+        self._is_reloaded = False
         self._failures: tuple[str, ...] = ()
         self._devices_changed = False
         self._polls_devices = False
@@ -138,6 +139,7 @@ class Agent:
             self._notifier.ready(self._summary())
         self._config_error = ""
         self._accepted.allow(config, outage=allow_outage)
+        self._is_reloaded = True
         self._applier.forget_refusals()
         log.info("configuration accepted", file=str(self._config_file), allow_outage=allow_outage)
         self.wake()
@@ -232,6 +234,10 @@ class Agent:
             await self._observe()
             return
         self._facts = replace(facts, orders=self.orders.settle(facts))
+        if self._is_reloaded and facts.target is not None:
+            self._is_reloaded = False
+            orders = self.orders.renew(target, self._facts, allow_outage=self._accepted.allows_outage)
+            self._facts = replace(self._facts, orders=orders)
         self._accepted.settle(target, self._facts)
         self._plan = plan(target, self._facts, allow_outage=self._accepted.allows_outage)
         self._note_changes(self._plan)

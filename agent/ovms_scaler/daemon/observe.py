@@ -13,6 +13,7 @@ from ovms_scaler.core.target import Target
 from ovms_scaler.daemon import started
 from ovms_scaler.daemon.ends import Ends
 from ovms_scaler.daemon.health import HealthWatch
+from ovms_scaler.daemon.origins import Origins
 from ovms_scaler.daemon.ports import ProxyPort, Units
 from ovms_scaler.daemon.proxy_watch import ProxyWatch
 from ovms_scaler.daemon.started import PROXY_UNIT, TARGET_UNIT
@@ -63,6 +64,7 @@ class Observer:
         self._memory = memory
         self._wedges = wedges
         self._ends = ends
+        self._origins = Origins(store, root)
         self._proxy_uid = proxy_uid
         self._root = root
         self.proxy_watch = ProxyWatch(root)
@@ -101,6 +103,8 @@ class Observer:
         instances = {
             name: await self._read_instance(name, units.get(unit_name(name)), seen) for name in names
         }
+        for name, outlived in self._origins.look(target.wanted, units).items():
+            instances[name] = replace(instances[name], outlived=outlived)
         proxy = self._read_proxy(units.get(PROXY_UNIT), generation, seen)
         self._forget_pulled_out(target)
         if nonsense := self._health.describe_nonsense():

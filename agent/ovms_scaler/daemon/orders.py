@@ -122,6 +122,14 @@ class OrderDesk:
         self._keep(ordering.settle(self.current, facts))
         return self.current
 
+    def renew(self, target: Target, facts: Facts, *, allow_outage: bool) -> Orders:
+        """Have what runs an older program or model than there is now restarted, in turn."""
+        orders = ordering.order_renewal(target, facts, allow_outage=allow_outage)
+        if new := sorted(orders.restarts.keys() - self.current.restarts.keys()):
+            log.info("to be restarted, as what they run was replaced", instances=new)
+        self._keep(orders)
+        return self.current
+
     def forget_others(self, names: Iterable[str]) -> None:
         """Drop the drains of instances that the configuration no longer has."""
         gone = self.current.drained.keys() - set(names)

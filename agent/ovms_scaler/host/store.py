@@ -165,7 +165,7 @@ _GPUS = _Book(
 _ORDERS = _Book(
     file="orders.json",
     name="orders",
-    hint="the agent is paused: drain again who is to be drained, then `ovms-scalerctl resume`; or restore the "
-    "file, then `systemctl restart ovms-scaler`",
+    hint="the agent is paused: drain again who is to be drained, then `ovms-scalerctl resume`; or restore "
+    "the file, then `systemctl restart ovms-scaler`",
     empty=orders_document(Orders()),
 )
