@@ -315,6 +315,27 @@ async def test_a_look_for_an_earlier_configuration_is_not_planned_by(host: Daemo
         assert observed_sec(run) >= reloaded
 
 
+async def test_a_clock_that_jumps_changes_nothing(host: DaemonHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.configure()
+    host.nodes = 2
+    host.engine().body = host.engine(1).body = SERVING
+    async with running(host) as run:
+        await run.until(lambda: run.routed and run.read("chat-numa1").get("in_rotation") is True)
+        began = [call for call in host.units.calls if call[0] == "start"]
+        monkeypatch.setattr(time, "time", lambda: 4e9)
+        run.agent.orders.drain("chat-numa0", allow_outage=False)
+        drained = await run.until_state("drained")
+        assert drained["since"] == 4e9
+        # Back to before the machine was built: what was ordered then is not in the future.
+        monkeypatch.setattr(time, "time", lambda: 0.0)
+        await run.agent.orders.undrain("chat-numa0")
+        await run.until(lambda: run.routed)
+        await host.engine().count(2)
+        assert run.agent.document()["problems"] == []
+    started = [call for call in host.units.calls if call[0] == "start"]
+    assert started == [*began, ("start", UNIT)]
+
+
 async def test_a_model_that_appears_later_is_served(host: DaemonHost) -> None:
     host.configure()
     host.engine().body = SERVING
