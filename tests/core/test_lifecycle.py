@@ -437,3 +437,11 @@ def test_judge_of_what_the_administrator_overrode_accepts_it_and_says_so() -> No
     own = exec_facts(cpu_affinity=frozenset({0}), numa_policy="default", drop_in_paths=(path,))
     verdict = judge(WANTED, seen(unit(), exec=own, health=health(warmed=True)), failures=3)
     assert (verdict.state, verdict.reason) == (State.ready, f"as overridden in {path}")
+
+
+def test_one_whose_files_are_not_read_back_yet_is_believed() -> None:
+    """The first look of an agent that returns: a drop-in of the administrator's may want it where it is."""
+    elsewhere = seen(unit(), process=process("0"), health=health(warmed=True))
+    assert judge(WANTED, elsewhere, failures=3).state is State.ready
+    read = replace(elsewhere, exec=exec_facts())
+    assert judge(WANTED, read, failures=3).state is State.failed

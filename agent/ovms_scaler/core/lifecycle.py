@@ -118,7 +118,9 @@ def _running(wanted: Wanted, facts: InstanceFacts, unit: UnitFacts, failures: in
             )
         return Verdict(state=State.starting, reason="its unit is starting")
     override = readback.override(facts)
-    wrong = None if override else readback.misplacement(wanted, facts)
+    # Until its files are read back nobody knows whether an administrator wants it elsewhere.
+    is_judged = facts.exec is not None and override is None
+    wrong = readback.misplacement(wanted, facts) if is_judged else None
     if wrong is not None and not is_outdated(wanted, facts):
         return Verdict(
             state=State.failed,
