@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs command lines and says what went wrong with those that fail."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -47,7 +48,8 @@ def execute(
     try:
         stdout, stderr = process.communicate(stdin, timeout=timeout_sec)
     except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it may just have ended
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         raise
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
