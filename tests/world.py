@@ -326,6 +326,10 @@ class World:
         # None depends on the success of an earlier one.
         stops = {action.instance for action in planned.actions if isinstance(action, actions.Stop)}
         self._require(not stops & self.routed(wanted), f"{stops} are stopped and routed")
+        kills = {action.instance for action in planned.actions if isinstance(action, actions.Kill)}
+        installs = [action for action in planned.actions if isinstance(action, actions.InstallProxy)]
+        leave = {name for action in installs for name in action.removed}
+        self._require(not kills & leave, f"{kills & leave} are killed before they can be drained")
         for action in planned.actions[:interrupt_after]:
             self.apply(action, wanted)
         return planned

@@ -322,6 +322,18 @@ def test_all_that_end_again_and_again_go_on_but_for_those_that_another_replaces(
     assert host.routed(TARGET) == {TWO}
 
 
+def test_the_wait_before_a_repair_grows_to_ten_minutes_at_most(host: World) -> None:
+    alone = world.target(nodes=1)
+    host.repairs[ONE] = (host.now_sec,) * 10
+    fall_ill(host, ONE, **ERRS)
+    host.now_sec += LONGEST_BACK_OFF_SEC - 1
+    host.step(alone)
+    assert killed(host) == []
+    host.now_sec += 1
+    host.step(alone)
+    assert killed(host) == [f"kill ovms@{ONE}.service"]
+
+
 def test_one_that_recovers_by_itself_comes_back(host: World) -> None:
     fall_ill(host, ONE, **ERRS)
     host.connections[ONE] = 1
