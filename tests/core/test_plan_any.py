@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import world
 import world_gpus
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from world import World
 from world_gpus import GpuWorld, Pool
@@ -246,6 +246,7 @@ SEQUENCES = st.lists(
 
 @pytest.mark.parametrize("kind", HOSTS)
 @settings(max_examples=50, deadline=None)
+@example(sequence=[("all ill", 0, 0), ("change", 0, 1), ("crash", 2, 0), ("time", 0, 3), ("fail", 1, 0)])
 @given(sequence=SEQUENCES)
 def test_whatever_happens_no_plan_does_harm_and_in_the_end_all_serve(
     kind: str, sequence: list[tuple[str, int, int]]

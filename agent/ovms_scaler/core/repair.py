@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from ovms_scaler.core.actions import Kill, Stop
 from ovms_scaler.core.facts import Facts, InstanceFacts, Probe
 from ovms_scaler.core.instance import Instance
-from ovms_scaler.core.lifecycle import State, Verdict, is_current
+from ovms_scaler.core.lifecycle import State, Verdict, is_current, is_outdated
 from ovms_scaler.core.recovery import Step
 from ovms_scaler.core.rotation import core_user
 from ovms_scaler.core.spec_health import HealthRules
@@ -190,12 +190,17 @@ def _is_coming(target: Target, facts: Facts, verdict: Verdict, name: str) -> boo
     own = facts.instances.get(name, InstanceFacts())
     if name in facts.orders.drained or own.unit is None:
         return False
+    wanted = target.wanted[name]
+    # One that failed is started again when its configuration has changed.
+    is_given_up = verdict.state in (State.failed, State.quarantined)
+    if is_given_up and is_outdated(wanted, own) and wanted.instance.problem is None:
+        return core_user(wanted, facts) is None
     if verdict.state is State.absent:
-        return not own.start_error and core_user(target.wanted[name], facts) is None
+        return not own.start_error and core_user(wanted, facts) is None
     if verdict.state is State.ready:
         return True
     if verdict.state is State.ejected:
-        return _is_at_fault(target.wanted[name], own, verdict)
+        return _is_at_fault(wanted, own, verdict)
     for_sec = facts.now_sec - own.unit.state_change_usec / 1e6
     return verdict.state in _ON_ITS_WAY and for_sec < LOAD_SEC
 
