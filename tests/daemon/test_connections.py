@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import gzip
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from daemon_host import DaemonHost, running
 
 from ovms_scaler.daemon.connections import Bounds
-from ovms_scaler.daemon.control import Control
+from ovms_scaler.daemon.control import MAX_REQUEST_BYTES, Control
 
 NOBODY = 65534
 LIMIT_SEC = 10
@@ -72,6 +73,52 @@ async def served(host: DaemonHost, bounds: Bounds) -> AsyncIterator[Path]:
         lingering = {task for task in asyncio.all_tasks() if "RequestHandler" in repr(task.get_coro())}
         if lingering:
             await asyncio.wait(lingering, timeout=LIMIT_SEC)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param(b"GET\r\n\r\n", id="no HTTP"),
+        pytest.param(b"GET / HTTP/9.9\r\n\r\n", id="no version"),
+        pytest.param(b"A" * 100_000 + b"\r\n\r\n", id="a long line"),
+        pytest.param(b"POST /v1/drain HTTP/1.1\r\nContent-Length: 9\r\n\r\n{", id="half a body"),
+        pytest.param(b"POST /v1/drain HTTP/1.1\r\nContent-Length: 2\r\n\r\n\xff{", id="no text"),
+        pytest.param(
+            b"POST /v1/drain HTTP/1.1\r\nContent-Type: a/b; charset=x\r\nContent-Length: 2\r\n\r\n{}",
+            id="an encoding that does not exist",
+        ),
+    ],
+)
+async def test_nothing_is_logged_of_a_bad_request(
+    host: DaemonHost, part: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Everybody may send them, and would fill the log with what is no news."""
+    async with served(host, Bounds()) as path:
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(part)
+        writer.write_eof()
+        async with asyncio.timeout(LIMIT_SEC):
+            answer = await reader.read()
+        writer.close()
+        assert answer == b"" or answer.startswith(b"HTTP/1.1 400")
+        assert await ask(path) == 200
+    written = "".join(capfd.readouterr())
+    assert "Traceback" not in written
+    assert "control request failed" not in written
+
+
+async def test_a_small_body_does_not_become_a_large_one(host: DaemonHost) -> None:
+    body = gzip.compress(bytes(1 << 24))
+    assert len(body) < MAX_REQUEST_BYTES
+    head = f"POST /v1/drain HTTP/1.0\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n"
+    async with served(host, Bounds()) as path:
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(head.encode() + body)
+        async with asyncio.timeout(LIMIT_SEC):
+            answer = await reader.read()
+        writer.close()
+    assert answer.startswith(b"HTTP/1.0 400")  # for a body that is larger it would be 413
+    assert b"the body is not JSON" in answer
 
 
 async def ask(path: Path) -> int:

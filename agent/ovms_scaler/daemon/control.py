@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import grp
 import json
+import logging
 import os
 import pwd
 import time
@@ -33,6 +34,10 @@ SOCKET = Path("/run/ovms-scaler/control.sock")
 GROUP = "ovms-scaler"
 MAX_REQUEST_BYTES = 64 * 1024
 BOUNDS = Bounds()
+# aiohttp would log each request that is not HTTP with a traceback, and everybody may send them.
+_SILENCE = logging.getLogger("ovms_scaler.silence")
+_SILENCE.propagate = False
+_SILENCE.addHandler(logging.NullHandler())
 
 
 class Control:
@@ -54,8 +59,16 @@ class Control:
         app.router.add_post("/v1/reload", self._reload)
         for verb in (self._drain, self._undrain, self._restart, self._reset, self._pause, self._resume):
             app.router.add_post(f"/v1/{verb.__name__.strip('_')}", verb)
-        # lingering_time: what is left of a refused body is waited for, also when the client has gone.
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, lingering_time=1.0)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            handle_signals=False,
+            logger=_SILENCE,
+            # Nobody needs it, and a small body could become a large one.
+            auto_decompress=False,
+            # What is left of a refused body is waited for, also when the client has gone.
+            lingering_time=1.0,
+        )
         await self._runner.setup()
         try:
             # It replaces the socket of an agent that was killed: the lock keeps a second one away.
@@ -149,7 +162,7 @@ class _Order:
 async def _read_order(request: web.Request, *flags: str) -> _Order:
     """Raises InputError for anything but a JSON object of ``name`` and these ``flags``."""
     try:
-        document = json.loads(await request.text() or "{}")
+        document = json.loads(await request.read() or b"{}")
     except (ValueError, RecursionError) as error:
         raise InputError(f"the body is not JSON: {error}") from error
     if not isinstance(document, dict) or document.keys() - {"name", *flags}:
@@ -209,6 +222,8 @@ async def _errors_as_json(
         return _refusal(500, str(error))
     except asyncio.CancelledError:
         raise
+    except ConnectionError:
+        raise  # by a client that has gone before its body was whole; aiohttp ends the connection
     except Exception:
         log.exception("control request failed", method=request.method, path=request.path)
         return _refusal(500, "the agent failed to answer; its log says why")
