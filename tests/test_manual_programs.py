@@ -122,7 +122,7 @@ def test_every_phrase_of_the_log_is_described_and_no_other() -> None:
 
 
 def test_every_variable_of_the_environment_is_described_and_no_other() -> None:
-    read = re.compile(r"\benviron(?:ment)?\.get\(\"(\w+)\"|envvar=\"(\w+)\"")
+    read = re.compile(r"\b(?:environ|environment)\.get\(\"(\w+)\"|envvar=\"(\w+)\"")
     for page, directories in (("ovms-scalerctl.8.md", ["ctl"]), ("ovms-scaler.8.md", ["daemon", "host"])):
         text = "".join(path.read_text() for name in directories for path in (AGENT / name).rglob("*.py"))
         described = re.findall(r"`([A-Z_]+)`", " ".join(split_entries(read_part(page, "# ENVIRONMENT"))))
