@@ -38,8 +38,8 @@ ENVIRONMENT = {
 }
 TRAFFIC = str(Path(__file__).with_name("agent_traffic.py"))
 
-# What does not depend on the release is run on one; all of it on each is "make system EVERYWHERE=1". Always on
-# each is what hangs on systemd, nginx, dpkg or Python: starts, ends, reloads, orders, packages, who may ask.
+# What does not depend on the release is run on one; all of it on each is "make system EVERYWHERE=1". On each
+# always is what hangs on systemd, nginx, dpkg or Python: starts, ends, reloads, orders, packages, who asks.
 ONE_RELEASE = paths.RELEASES if os.environ.get("EVERYWHERE") else ("bookworm",)
 on_bookworm = pytest.mark.parametrize("release", ONE_RELEASE, indirect=True, scope="session")
 
