@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ovms_scaler.core import nginx
+from ovms_scaler.core.credentials import OPEN, Access
 from ovms_scaler.core.facts import UnitFacts
 from ovms_scaler.host.nginx import CHECK_UNIT, PROXY_UNIT, Nginx
 
@@ -51,19 +53,29 @@ async def send(
     *,
     method: str = "POST",
     body: bytes = CHAT,
+    headers: str = "",
     host: str = "127.0.0.1",
     to_end: bool = False,
+    tls: ssl.SSLContext | None = None,
 ) -> Answer:
     """One request with its target byte for byte as given."""
     head = (
-        f"{method} {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        f"{method} {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{headers}"
+        "Connection: close\r\n\r\n"
     )
-    return await send_raw(port, head.encode("latin-1") + body, host=host, to_end=to_end)
+    return await send_raw(port, head.encode("latin-1") + body, host=host, to_end=to_end, tls=tls)
 
 
-async def send_raw(port: int, request: bytes, *, host: str = "127.0.0.1", to_end: bool = False) -> Answer:
+async def send_raw(
+    port: int,
+    request: bytes,
+    *,
+    host: str = "127.0.0.1",
+    to_end: bool = False,
+    tls: ssl.SSLContext | None = None,
+) -> Answer:
     """The answer to ``request``; ``to_end`` waits until nginx has closed the connection, too."""
-    reader, writer = await asyncio.open_connection(host, port)
+    reader, writer = await asyncio.open_connection(host, port, ssl=tls)
     try:
         writer.write(request)
         async with asyncio.timeout(10):
@@ -228,6 +240,11 @@ async def proxy() -> AsyncIterator[Proxy]:
             os.mkdir(directory / name)
             if _USER is not None:
                 os.chown(directory / name, NOBODY, NOBODY)
+        # As packaging/ovms-scaler.tmpfiles has it: of root, and of the proxy's group.
+        os.mkdir(directory / "credentials")
+        if _USER is not None:
+            os.chown(directory / "credentials", 0, NOBODY)
+        os.chmod(directory / "credentials", 0o2750)
         yield running
     finally:
         await running.kill()
@@ -281,6 +298,7 @@ def render(
     mode: nginx.ProxyMode = nginx.ProxyMode.http,
     read_timeout_sec: int = 5,
     client_max_body_bytes: int = 1 << 24,
+    access: Access = OPEN,
 ) -> nginx.ProxyFiles:
     settings = nginx.ProxySettings(
         worker_processes=2,
@@ -292,6 +310,7 @@ def render(
         directory=str(directory),
         cache_directory=str(directory / "cache"),
         access_socket=str(directory / "access/log.sock"),
+        access=access,
         ipv6=Path("/proc/net/if_inet6").exists(),
     )
     return nginx.render_proxy(settings, fronts, members)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from itertools import combinations
 
 from ovms_scaler.core import nginx
+from ovms_scaler.core.credentials import access_of
 from ovms_scaler.core.instance import Instance
 from ovms_scaler.core.placement import listen_port
 from ovms_scaler.core.spec import Pool, Proxy, ProxyMode, Spec
@@ -102,5 +103,6 @@ def proxy_settings(proxy: Proxy, topology: Topology, *, slots: int, ipv6: bool) 
         retry_after_sec=proxy.retry_after_sec,
         client_max_body_bytes=proxy.client_max_body_bytes,
         directory=PROXY_DIRECTORY,
+        access=access_of(proxy),
         ipv6=ipv6,
     )
