@@ -20,6 +20,7 @@ from ovms_scaler.core.facts import UnitFacts
 from ovms_scaler.host.nginx import CHECK_UNIT, PROXY_UNIT, Nginx
 
 NGINX = "/usr/sbin/nginx"
+RELOAD_PROXY = Path(__file__).parents[1] / "packaging" / "reload-proxy"
 NOBODY = 65534
 # As root, nginx runs as nobody: the files it leaves and may write are then those of an unprivileged proxy.
 _USER = NOBODY if os.geteuid() == 0 else None
@@ -199,10 +200,13 @@ class Proxy:
         self.jobs.append(f"reload {unit}")
         if self.process is None or self.process.returncode is not None:
             return "failed"
-        if await self._test("nginx.conf", self.directory / "reload.log") != "done":
-            return "failed"
-        self.process.send_signal(1)
-        return "done"
+        # Given as text: the proxy's user need not be able to see this clone.
+        command = ("sh", "-s", str(self.directory), NGINX)
+        with RELOAD_PROXY.open("rb") as script, (self.directory / "reload.log").open("wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                *command, stdin=script, stderr=log, user=_USER, group=_USER
+            )
+            return "done" if await process.wait() == 0 else "failed"
 
     async def read_units(self, units: Iterable[str]) -> dict[str, UnitFacts]:
         state = "reloading" if self.reloading else "active"
