@@ -20,7 +20,7 @@ PYTEST_ARGS ?=
 # Options for the table of faults, for example `make faults ARGS="--fault kill --balancer ovms-scaler"`.
 ARGS ?=
 
-.PHONY: help setup lint format test image deb lintian standin system vm bench faults demo demo-gpu check clean
+.PHONY: help setup lint format test image deb lintian standin system vm bench faults fuzz demo demo-gpu check clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -61,6 +61,9 @@ bench: deb standin ## measure the agent and print the numbers
 
 faults: setup standin ## harm hosts under load, behind our front and behind other balancers: ARGS=--help
 	@$(PYTHON) -m faults $(ARGS)
+
+fuzz: setup ## run the fuzzers: ARGS="--seconds 600 config" for one and longer
+	@PYTHONPATH=agent:tests $(PYTHON) -m fuzz $(ARGS)
 
 demo: image deb standin ## a host from bare metal to an answer, shown step by step
 	@$(PYTHON) tests/lab/demo.py

@@ -57,7 +57,11 @@ def run_for(target: Target, seconds: float) -> Iterator[tuple[int, int]]:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         start = secrets.randbits(32)
-        yield start, run(target, inputs=ROUND, start=start)
+        try:
+            yield start, run(target, inputs=ROUND, start=start)
+        except Exception as error:
+            error.add_note(f"again: python -m fuzz --seed {start} {target.name}")
+            raise
 
 
 @st.composite
