@@ -13,12 +13,14 @@ PYTHON := $(CURDIR)/.venv/bin/python
 # A run has its own place for temporary files: pytest's usual one is shared, and cleaned by whoever comes next.
 PYTEST := tests/lab/pytest.sh
 DIST ?= bookworm trixie
+# Anything: tests that one release is enough for run on each.
+export EVERYWHERE ?=
 # Options for pytest, for example `make system PYTEST_ARGS="-k reboot"`.
 PYTEST_ARGS ?=
 # Options for the table of faults, for example `make faults ARGS="--fault kill --balancer ovms-scaler"`.
 ARGS ?=
 
-.PHONY: help setup lint format test image deb lintian standin system vm bench faults demo demo-gpu check clean
+.PHONY: help setup lint format test image deb lintian standin system vm bench faults fuzz demo demo-gpu check clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -47,7 +49,7 @@ lintian: deb ## lintian of each release over its package
 standin: setup ## the stand-in for the ovms program, with its model
 	@tests/lab/standin/build.sh "$(OVMS_SCALER_CACHE)/ovms-standin"
 
-system: image deb standin ## the integration tier: disposable systemd hosts with the package installed
+system: image deb standin ## the integration tier: booted hosts with the package; EVERYWHERE=1: all on each release
 	@$(PYTEST) 45m -m system --timeout 600 $(PYTEST_ARGS)
 
 vm: setup ## the NUMA and GPU tier: a virtual machine with the package installed
@@ -59,6 +61,9 @@ bench: deb standin ## measure the agent and print the numbers
 
 faults: setup standin ## harm hosts under load, behind our front and behind other balancers: ARGS=--help
 	@$(PYTHON) -m faults $(ARGS)
+
+fuzz: setup ## run the fuzzers: ARGS="--seconds 600 config" for one and longer
+	@PYTHONPATH=agent:tests $(PYTHON) -m fuzz $(ARGS)
 
 demo: image deb standin ## a host from bare metal to an answer, shown step by step
 	@$(PYTHON) tests/lab/demo.py

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -15,10 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ovms_scaler.core import nginx
+from ovms_scaler.core.credentials import OPEN, Access
 from ovms_scaler.core.facts import UnitFacts
 from ovms_scaler.host.nginx import CHECK_UNIT, PROXY_UNIT, Nginx
 
 NGINX = "/usr/sbin/nginx"
+RELOAD_PROXY = Path(__file__).parents[1] / "packaging" / "reload-proxy"
 NOBODY = 65534
 # As root, nginx runs as nobody: the files it leaves and may write are then those of an unprivileged proxy.
 _USER = NOBODY if os.geteuid() == 0 else None
@@ -51,19 +54,29 @@ async def send(
     *,
     method: str = "POST",
     body: bytes = CHAT,
+    headers: str = "",
     host: str = "127.0.0.1",
     to_end: bool = False,
+    tls: ssl.SSLContext | None = None,
 ) -> Answer:
     """One request with its target byte for byte as given."""
     head = (
-        f"{method} {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        f"{method} {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{headers}"
+        "Connection: close\r\n\r\n"
     )
-    return await send_raw(port, head.encode("latin-1") + body, host=host, to_end=to_end)
+    return await send_raw(port, head.encode("latin-1") + body, host=host, to_end=to_end, tls=tls)
 
 
-async def send_raw(port: int, request: bytes, *, host: str = "127.0.0.1", to_end: bool = False) -> Answer:
+async def send_raw(
+    port: int,
+    request: bytes,
+    *,
+    host: str = "127.0.0.1",
+    to_end: bool = False,
+    tls: ssl.SSLContext | None = None,
+) -> Answer:
     """The answer to ``request``; ``to_end`` waits until nginx has closed the connection, too."""
-    reader, writer = await asyncio.open_connection(host, port)
+    reader, writer = await asyncio.open_connection(host, port, ssl=tls)
     try:
         writer.write(request)
         async with asyncio.timeout(10):
@@ -193,10 +206,13 @@ class Proxy:
         self.jobs.append(f"reload {unit}")
         if self.process is None or self.process.returncode is not None:
             return "failed"
-        if await self._test("nginx.conf", self.directory / "reload.log") != "done":
-            return "failed"
-        self.process.send_signal(1)
-        return "done"
+        # Given as text: the proxy's user need not be able to see this clone.
+        command = ("sh", "-s", str(self.directory), NGINX)
+        with RELOAD_PROXY.open("rb") as script, (self.directory / "reload.log").open("wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                *command, stdin=script, stderr=log, user=_USER, group=_USER
+            )
+            return "done" if await process.wait() == 0 else "failed"
 
     async def read_units(self, units: Iterable[str]) -> dict[str, UnitFacts]:
         state = "reloading" if self.reloading else "active"
@@ -238,6 +254,11 @@ async def proxy() -> AsyncIterator[Proxy]:
             os.mkdir(directory / name)
             if _USER is not None:
                 os.chown(directory / name, NOBODY, NOBODY)
+        # As packaging/ovms-scaler.tmpfiles has it: of root, and of the proxy's group.
+        os.mkdir(directory / "credentials")
+        if _USER is not None:
+            os.chown(directory / "credentials", 0, NOBODY)
+        os.chmod(directory / "credentials", 0o2750)
         yield running
     finally:
         await running.kill()
@@ -292,6 +313,7 @@ def render(
     read_timeout_sec: int = 5,
     shutdown_timeout_sec: int = 3600,
     client_max_body_bytes: int = 1 << 24,
+    access: Access = OPEN,
 ) -> nginx.ProxyFiles:
     settings = nginx.ProxySettings(
         worker_processes=2,
@@ -304,6 +326,7 @@ def render(
         directory=str(directory),
         cache_directory=str(directory / "cache"),
         access_socket=str(directory / "access/log.sock"),
+        access=access,
         ipv6=Path("/proc/net/if_inet6").exists(),
     )
     return nginx.render_proxy(settings, fronts, members)

@@ -458,6 +458,18 @@ def test_a_mistake_names_the_file_it_stands_in(file: Path, drop_in: Path) -> Non
     ]
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "[", "a[", "[0", "]", "[0]", "a.b[1", "x.", "\n\x1b[2J"])
+def test_a_mistake_below_an_odd_name_is_told(file: Path, name: str) -> None:
+    quoted = json.dumps(name)
+    problems = refuse(file, f'{POOL}[pool.ovms.environment]\n{quoted} = "\\u0007"\n[{quoted}]\n')
+    keys = [problem.key for problem in problems]
+    assert f"pool[0].ovms.environment.{name}" in keys
+    assert name in keys
+    assert {problem.file for problem in problems} == {str(file)}
+    assert not [char for problem in problems for char in str(problem) if char < " " and char != "\n"]
+    assert "\x1b" not in name or r"\n\x1b[2J" in str(problems[0])
+
+
 def test_a_name_given_again_in_a_drop_in_names_the_drop_in(file: Path, drop_in: Path) -> None:
     drop_in.write_text(POOL)
     (problem,) = refuse(file, POOL)

@@ -1,23 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The man pages say everything there is to say: keys, verbs, options, exit statuses, states."""
+"""The man page of the configuration says everything of every key, and nothing else."""
 
 import json
 import re
+import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
+import gpu_machines
+import jsonschema
+import machines
 import pytest
+from manual import flatten, read_page, read_part, split_entries
 
+from ovms_scaler.config import read_config
 from ovms_scaler.core import spec
-from ovms_scaler.core.lifecycle import State
-from ovms_scaler.ctl.exits import Exit
-from ovms_scaler.ctl.main import cli
+from ovms_scaler.offline import preview_target
 
-PACKAGING = Path(__file__).parent.parent / "packaging"
-PAGES = sorted((PACKAGING / "man").glob("*.md"))
-SECTIONS = ("NAME", "SYNOPSIS", "DESCRIPTION", "SEE ALSO")
+SHIPPED = Path(__file__).parent.parent / "packaging" / "config.toml"
+KINDS = {"string": "string", "boolean": "boolean", "integer": "whole number", "number": "number"}
+UNITS = {"_sec": " of seconds", "_bytes": " of bytes", "cache_size": " of GB"}
+# What an entry says of a key that has no default of its own.
+WITHOUT_DEFAULT = re.compile(r"[Bb]y default|\bRequired\b")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,94 +49,112 @@ def read_keys(table: str, schema: dict[str, Any]) -> list[Key]:
 
 
 KEYS = read_keys("", dict(spec.schema()))
-
-
-def read_page(name: str) -> str:
-    return (PACKAGING / "man" / name).read_text()
-
-
-def read_entry(key: Key) -> str:
-    """What the page says of a key, in one line."""
-    heading = "## [[pool]]\n" if key.table == "pool" else f"## [{key.table}]\n"
-    section = read_page("ovms-scaler.toml.5.md").partition(heading)[2].partition("\n#")[0]
-    found = re.search(rf"^`{key.name}` \(.*?(?=\n`|\Z)", section, re.MULTILINE | re.DOTALL)
-    assert found, f"no entry for {key.name} below {heading.strip()}"
-    return " ".join(found[0].split())
-
-
 EVERY_KEY = pytest.mark.parametrize("key", KEYS, ids=lambda key: f"{key.table}.{key.name}")
 
 
-@EVERY_KEY
-def test_every_key_has_its_description_and_an_example(key: Key) -> None:
-    entry = read_entry(key)
-    assert key.schema["description"] in entry
-    assert f"Example: `{key.name} = " in entry
+def heading_of(table: str) -> str:
+    return "## [[pool]]" if table == "pool" else f"## [{table}]"
+
+
+def read_entry(key: Key) -> tuple[str, str]:
+    """The kind that the page says a key has, and what it says of it, in one line."""
+    for term, text in split_entries(read_part("ovms-scaler.toml.5.md", heading_of(key.table))).items():
+        if found := re.fullmatch(rf"`{key.name}` \((.*)\)", term):
+            return found[1], flatten(text)
+    raise AssertionError(f"no entry for {key.name} below {heading_of(key.table)}")
+
+
+def render_kind(key: Key) -> str:
+    """The kind of a key in the words of the page: its type, unit and range, or its choices."""
+    schema = key.schema
+    if "enum" in schema:
+        return "one of " + ", ".join(f'`"{choice}"`' for choice in schema["enum"])
+    if schema["type"] in ("array", "object"):
+        return {"array": "array of strings", "object": "table of strings"}[schema["type"]]
+    unit = next((words for suffix, words in UNITS.items() if key.name.endswith(suffix)), "")
+    has_range = "minimum" in schema
+    values = f", {schema['minimum']:g} to {schema['maximum']:.10g}" if has_range else ""
+    return KINDS[schema["type"]] + unit * has_range + values
 
 
 @EVERY_KEY
-def test_every_key_has_its_default_its_range_and_its_choices(key: Key) -> None:
-    entry = read_entry(key)
-    if "default" in key.schema and key.schema["default"] != []:
-        assert f"Default: `{json.dumps(key.schema['default'])}`" in entry
-    if "minimum" in key.schema:
-        assert f"{key.schema['minimum']:g} to {key.schema['maximum']:.10g}" in entry
-    for choice in key.schema.get("enum", ()):
-        assert f'`"{choice}"`' in entry
+def test_every_key_has_its_type_with_unit_and_range(key: Key) -> None:
+    assert read_entry(key)[0] == render_kind(key)
 
 
 @EVERY_KEY
-def test_every_key_with_a_unit_names_it(key: Key) -> None:
-    for suffix, unit in (("_sec", "seconds"), ("_bytes", "bytes")):
-        if key.name.endswith(suffix):
-            assert f" of {unit}," in read_entry(key)
+def test_every_key_has_its_description(key: Key) -> None:
+    assert key.schema["description"] in read_entry(key)[1].replace("`", "")
 
 
-def test_no_key_is_described_that_does_not_exist() -> None:
-    described = re.findall(r"^`(\w+)` \(", read_page("ovms-scaler.toml.5.md"), re.MULTILINE)
-    assert sorted(described) == sorted(key.name for key in KEYS)
+@pytest.fixture(scope="module")
+def smallest(tmp_path_factory: pytest.TempPathFactory) -> spec.Spec:
+    """A configuration that gives nothing but what is required."""
+    file = tmp_path_factory.mktemp("smallest") / "config.toml"
+    file.write_text('[[pool]]\nname = "a"\nmodel_name = "a"\nmodel_path = "/a"\n')
+    return read_config(file).spec
+
+
+def read_default(key: Key, smallest: spec.Spec) -> object:
+    """What holds when the key is not given: the schema does not tell it of arrays and tables."""
+    value: Any = smallest
+    for name in (*key.table.split("."), key.name):
+        value = getattr(value[0] if isinstance(value, tuple) else value, name)
+    return list(value) if isinstance(value, tuple) else value
+
+
+@EVERY_KEY
+def test_every_key_has_its_default_or_says_what_holds_without_it(key: Key, smallest: spec.Spec) -> None:
+    _, text = read_entry(key)
+    if key.schema["type"] == "object":
+        assert read_default(key, smallest) == {}
+        assert "Default: none." in text
+    elif key.schema["type"] == "array":
+        assert f"Default: `{json.dumps(read_default(key, smallest))}`." in text
+    elif "default" in key.schema:
+        assert f"Default: `{json.dumps(key.schema['default'])}`." in text
+    else:
+        assert "Default:" not in text
+        # The heading says it of all options of the graph.
+        assert WITHOUT_DEFAULT.search(text) or key.table == "pool.graph"
+
+
+@EVERY_KEY
+def test_every_key_has_a_valid_example(key: Key) -> None:
+    found = re.search(rf"Example: `({key.name} = .*)`$", read_entry(key)[1])
+    assert found
+    jsonschema.validate(tomllib.loads(found[1])[key.name], key.schema)
+
+
+@pytest.mark.parametrize("table", sorted({key.table for key in KEYS}))
+def test_no_key_is_described_that_a_table_does_not_have(table: str) -> None:
+    described = re.findall(
+        r"^`(\w+)` \(", read_part("ovms-scaler.toml.5.md", heading_of(table)), re.MULTILINE
+    )
+    assert sorted(described) == sorted(key.name for key in KEYS if key.table == table)
+
+
+def test_no_table_is_described_that_does_not_exist() -> None:
+    headings = re.findall(r"^## .*", read_page("ovms-scaler.toml.5.md"), re.MULTILINE)
+    assert sorted(headings) == sorted({heading_of(key.table) for key in KEYS})
 
 
 @EVERY_KEY
 def test_every_key_is_in_the_shipped_configuration(key: Key) -> None:
-    assert re.search(rf"^#{key.name} = ", (PACKAGING / "config.toml").read_text(), re.MULTILINE)
+    assert re.search(rf"^#{key.name} = ", SHIPPED.read_text(), re.MULTILINE)
 
 
-@pytest.mark.parametrize("verb", [name for name, command in cli.commands.items() if not command.hidden])
-def test_every_verb_is_described_with_its_options(verb: str) -> None:
-    page = read_page("ovms-scalerctl.8.md").replace("\\-", "-")
-    entry = re.search(rf"^\*\*{verb}\*\*.*?\n:   ", page, re.MULTILINE | re.DOTALL)
-    assert entry, f"no entry for {verb}"
-    for parameter in cli.commands[verb].params:
-        if isinstance(parameter, click.Option) and not parameter.hidden:
-            for option in (*parameter.opts, *parameter.secondary_opts):
-                assert f"**{option}**" in entry[0]
+def read_examples() -> Iterator[str]:
+    part = read_part("ovms-scaler.toml.5.md", "# EXAMPLES")
+    for block in re.findall(r"(?:^    .*\n|^\n(?=    ))+", part, re.MULTILINE):
+        yield re.sub(r"^    ", "", block, flags=re.MULTILINE)
 
 
-def test_every_exit_status_is_described() -> None:
-    section = read_page("ovms-scalerctl.8.md").partition("# EXIT STATUS\n")[2].partition("\n# ")[0]
-    assert [int(number) for number in re.findall(r"^(\d+)\n:", section, re.MULTILINE)] == sorted(Exit)
-
-
-def test_every_state_is_described() -> None:
-    section = read_page("ovms-scaler.8.md").partition("# INSTANCES\n")[2].partition("\n# ")[0]
-    assert {state.value for state in State} <= set(re.findall(r"\*\*([a-z]+)\*\*", section))
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_page_has_the_usual_sections(page: Path) -> None:
-    text = page.read_text()
-    assert text.startswith("---\ntitle: ")
-    assert "SPDX-License-Identifier: Apache-2.0" in text
-    headings = re.findall(r"^# (.+)$", text, re.MULTILINE)
-    assert [heading for heading in headings if heading in SECTIONS] == list(SECTIONS)
-    title, _, section = page.name.removesuffix(".md").rpartition(".")
-    assert f"title: {title.upper()}\nsection: {section}\n" in text
-    assert f"# NAME\n\n{title}" in text
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_pages_of_ours_that_are_named_exist(page: Path) -> None:
-    named = re.findall(r"\*\*(ovms[\w@.-]*)\*\*\((\d)\)", page.read_text())
-    assert named
-    assert {f"{name}.{section}.md" for name, section in named} <= {one.name for one in PAGES}
+@pytest.mark.parametrize("example", list(read_examples()))
+def test_examples_are_accepted_on_a_machine_that_fits(example: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(example)
+    config = read_config(file)
+    machine = gpu_machines.four_b580 if re.search('"(gpu|hetero)"', example) else machines.xeon_6972p_2s
+    if not config.spec.proxy.api_key_file:  # which would have to be there
+        preview_target(config, machine(tmp_path / "machine"))

@@ -12,9 +12,17 @@ from ovms_scaler.core.fronts import PROXY_DIRECTORY
 from ovms_scaler.core.route import parse_route
 from ovms_scaler.core.unit import drop_in_path
 from ovms_scaler.ctl.changes import Action, list_actions, list_changes, render_diff
-from ovms_scaler.errors import HostError, InputError
+from ovms_scaler.errors import ConfigError, HostError, InputError, Problem
+from ovms_scaler.host.credentials import CredentialStore, CredentialsUnreadableError
 from ovms_scaler.host.store import Store
-from ovms_scaler.offline import Preview, preview, preview_target, render_files, write_rendered
+from ovms_scaler.offline import (
+    Preview,
+    add_credentials,
+    preview,
+    preview_target,
+    render_files,
+    write_rendered,
+)
 
 POOL = """\
 [[pool]]
@@ -220,3 +228,73 @@ def test_a_file_is_no_directory(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(InputError, match="it is not a directory"):
         write_rendered(tmp_path / "out", {})
+
+
+@pytest.fixture
+def keys(lab: Lab, tmp_path: Path) -> Path:
+    """Good API keys, which the configuration names."""
+    path = tmp_path / "api-keys"
+    path.write_text("sk-0123456789abcdef\n")
+    path.chmod(0o600)
+    lab.configure(f'[proxy]\napi_key_file = "{path}"\n')
+    return path
+
+
+def test_keys_are_in_nothing_that_is_shown_or_rendered(lab: Lab, keys: Path) -> None:
+    found = lab.preview()
+    texts = [*found.wanted.values(), *render_files(found.target).values(), repr(found), repr(lab.config)]
+    assert not [text for text in texts if keys.read_text().strip() in text]
+    assert f"{PROXY_DIRECTORY}/nginx.conf" in render_files(found.target)
+
+
+def test_what_is_compared_is_what_the_agent_writes(lab: Lab, keys: Path, tmp_path: Path) -> None:
+    (tmp_path / "proxy/credentials").mkdir(parents=True)
+    (tmp_path / "proxy/credentials").chmod(0o2750)
+    known, rendered = (
+        render_files(target)
+        for target in (
+            add_credentials(
+                lab.preview().target, lab.config, CredentialStore(tmp_path / "proxy"), anew=True
+            ),
+            lab.preview().target,
+        )
+    )
+    path = f"{PROXY_DIRECTORY}/nginx.conf"
+    assert known[path] == rendered[path]
+    assert f"{PROXY_DIRECTORY}/credentials.conf" in known
+
+
+def test_keys_that_the_agent_would_refuse_are_refused_with_the_file_that_names_them(
+    lab: Lab, keys: Path, tmp_path: Path
+) -> None:
+    keys.chmod(0o644)
+    for refuse in (
+        lab.preview,
+        lambda: add_credentials(
+            lab.preview().target, lab.config, CredentialStore(tmp_path / "proxy"), anew=True
+        ),
+    ):
+        with pytest.raises(ConfigError, match="must be readable for its owner only") as caught:
+            refuse()
+        assert str(caught.value).startswith(f"{lab.file}: proxy.api_key_file: {keys} must be")
+
+
+def test_keys_of_another_machine_are_not_looked_at(lab: Lab, keys: Path) -> None:
+    keys.unlink()
+    target, _ = preview_target(lab.config, lab.machine)
+    assert target.proxy.access.has_api_keys
+
+
+def test_keys_that_only_this_user_may_not_read_are_a_warning(
+    lab: Lab, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise CredentialsUnreadableError(
+            [Problem(file="", key="proxy.api_key_file", rule=f"{keys} cannot be read: Permission denied")]
+        )
+
+    monkeypatch.setattr("ovms_scaler.offline.read_credentials", refuse)
+    monkeypatch.setattr("os.geteuid", lambda: 65534)
+    assert preview_target(lab.config, lab.machine, lab.host)[1] == (
+        f"proxy.api_key_file: {keys} cannot be read: Permission denied: not checked",
+    )

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is installed beside code and units: the configuration as shipped, and what needrestart is told."""
+"""What is installed beside code and units: the configuration, and what needrestart and dpkg are told."""
 
 import dataclasses
+import os
 import re
 import subprocess
 import tomllib
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ovms_scaler.core.nginx import ProxySettings
 from ovms_scaler.core.spec import GpuRules, Pool, Proxy, Spec
 from ovms_scaler.core.spec_engine import Engine, Graph, Ovms
 from ovms_scaler.core.spec_health import HealthRules
@@ -92,7 +94,7 @@ def has_default(field: "dataclasses.Field[Any]") -> bool:
     ("unit", "kept"),
     [
         pytest.param("ovms@chat-numa0.service", True, id="instance"),
-        pytest.param("ovms-scaler-proxy.service", True, id="proxy"),
+        pytest.param("ovms-scaler-proxy.service", False, id="proxy, for which there is a way"),
         pytest.param("ovms-scaler.service", False, id="agent, which nobody waits for"),
         pytest.param("nginx.service", False, id="the administrator's own proxy"),
     ],
@@ -108,6 +110,29 @@ def test_needrestart_leaves_alone(unit: str, *, kept: bool) -> None:
         ["perl", "-e", script, override, unit], check=True, capture_output=True, text=True, timeout=10
     )
     assert done.stdout == ("kept" if kept else "")
+
+
+def test_needrestart_has_a_way_to_renew_the_proxy() -> None:
+    """In place of "systemctl restart" it runs the file in restart.d that is named after the unit."""
+    way = PACKAGING / "needrestart/ovms-scaler-proxy.service"
+    assert (PACKAGING.parent / "units" / way.name).is_file()
+    assert os.access(way, os.X_OK)
+    assert way.read_text().splitlines()[-1] == f"exec systemctl reload {way.name}"
+    installed = (PACKAGING.parent / "debian/ovms-scaler.install").read_text().splitlines()
+    assert f"packaging/needrestart/{way.name} etc/needrestart/restart.d" in installed
+
+
+def test_dpkg_tells_of_what_the_proxy_executes() -> None:
+    """deb-triggers(5): a directory stands for all below it; ldconfig is activated by every library."""
+    lines = (PACKAGING.parent / "debian/ovms-scaler.triggers").read_text().splitlines()
+    words = [line.split() for line in lines if not line.startswith("#")]
+    # Nobody's installation waits for us.
+    assert {verb for verb, _ in words} == {"interest-noawait"}
+    modules = ProxySettings(worker_processes=1, worker_connections=1).stream_module
+    nginx, directory, libraries = (name for _, name in words)
+    assert f"ExecStart={nginx} " in (PACKAGING.parent / "units/ovms-scaler-proxy.service").read_text()
+    assert modules.startswith(f"{directory}/")
+    assert libraries == "ldconfig"
 
 
 def test_udev_makes_a_unit_of_each_render_node() -> None:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds, reads and merges the configuration files into one Spec."""
 
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -130,5 +129,6 @@ def _origin(path: str, origins: Mapping[str, str], default: str) -> str:
     while path:
         if path in origins:
             return origins[path]
-        path = re.sub(r"(\[\d+\]|\.?[^.\[]+)$", "", path)
+        # Names in quotes may hold anything: each step makes the path shorter, whatever it is.
+        path = path[: max(path.rfind("."), path.rfind("["), 0)]
     return default

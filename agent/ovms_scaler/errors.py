@@ -45,7 +45,9 @@ class Problem:
     hint: str | None = None
 
     def __str__(self) -> str:
-        where = ": ".join(part for part in (self.file, self.key) if part)
+        # A name in quotes may hold anything, also what would move a terminal's cursor.
+        shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in self.key)
+        where = ": ".join(part for part in (self.file, shown) if part)
         line = f"{where}: {self.rule}" if where else self.rule
         return f"{line}\n  hint: {self.hint}" if self.hint else line
 

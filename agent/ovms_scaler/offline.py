@@ -3,7 +3,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ovms_scaler.config import Config
@@ -19,6 +19,7 @@ from ovms_scaler.core.topology import Topology
 from ovms_scaler.core.unit import drop_in_path
 from ovms_scaler.errors import ConfigError, HostError, InputError
 from ovms_scaler.host import files
+from ovms_scaler.host.credentials import CredentialStore, CredentialsUnreadableError, read_credentials
 from ovms_scaler.host.models import read_model
 from ovms_scaler.host.processes import has_ipv6
 from ovms_scaler.host.store import Store, instance_paths
@@ -75,6 +76,16 @@ def resolve_config(
         raise config.locate(error) from error
 
 
+def add_credentials(target: Target, config: Config, store: CredentialStore, *, anew: bool) -> Target:
+    """The target with the credentials that its proxy is to use; ``anew`` and errors as in ``take``."""
+    try:
+        number = store.take(config.spec.proxy, anew=anew)
+    except ConfigError as error:
+        raise config.locate(error) from error
+    access = replace(target.proxy.access, number=number)
+    return replace(target, proxy=replace(target.proxy, access=access))
+
+
 def preview_target(
     config: Config, sysroot: Path = HERE, host: Path | None = None
 ) -> tuple[Target, tuple[str, ...]]:
@@ -87,6 +98,8 @@ def preview_target(
     store = _open_store(sysroot, host)
     books = _read_books(store, warnings) if store is not None else Books()
     target = resolve_config(config, read_topology(sysroot), books, _read_model_as_anybody)
+    if store is not None:
+        _check_credentials(config, warnings)
     return target, tuple(warnings)
 
 
@@ -211,6 +224,16 @@ def _read_books(store: Store, warnings: list[str]) -> Books:
             raise
         warnings.append(f"{error.message}: all is placed as if nothing were remembered")
         return Books()
+
+
+def _check_credentials(config: Config, warnings: list[str]) -> None:
+    """Raises ConfigError; where only this user may not look at them, the agent will."""
+    try:
+        read_credentials(config.spec.proxy)
+    except ConfigError as error:
+        if os.geteuid() == 0 or not isinstance(error, CredentialsUnreadableError):
+            raise config.locate(error) from error
+        warnings.extend(f"{problem.key}: {problem.rule}: not checked" for problem in error.problems)
 
 
 def _read_instances(store: Store, warnings: list[str]) -> frozenset[str]:

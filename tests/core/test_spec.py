@@ -242,6 +242,7 @@ def test_listen_takes(listen: str) -> None:
         ("65536", "must name a port from 1 to 65535, not 65536"),
         ("localhost:8000", "must be a port or ADDRESS:PORT with a literal address, not 'localhost:8000'"),
         ("256.0.0.1:80", "must name an IPv4 address, not '256.0.0.1'"),
+        ("127.0.0.01:80", "must name an IPv4 address, not '127.0.0.01'"),
         ("::1:80", "must be a port or ADDRESS:PORT with a literal address, not '::1:80'"),
         ("[::::]:80", "must name an IPv6 address, not '::::'"),
         ("[1.2.3]:80", "must name an IPv6 address, not '1.2.3'"),

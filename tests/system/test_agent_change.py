@@ -11,8 +11,6 @@ from lab.image import Image
 from system import agent_host
 from system.agent_host import Traffic, find_instance
 
-pytestmark = agent_host.on_bookworm
-
 FIRST, SECOND = "chat-numa0.0", "chat-numa0.1"
 HALVES = agent_host.pool()
 CHANGED = agent_host.pool(ovms='flags = ["--log_level", "DEBUG"]')
@@ -88,6 +86,7 @@ def test_change_rolls_through_the_instances_without_a_lost_or_cut_answer(host: H
     assert passages[0].routed < passages[1].ended
 
 
+@agent_host.on_bookworm
 def test_change_of_the_only_instance_needs_permission(host: Host) -> None:
     agent_host.reload(host, WHOLE, OUTAGE)
     agent_host.wait_for_state(host, "chat-numa0", "ready")
@@ -112,6 +111,7 @@ def test_change_of_the_only_instance_needs_permission(host: Host) -> None:
     assert "DEBUG" in agent_host.read_command(host, agent_host.read_pids(host)["chat-numa0"])
 
 
+@agent_host.on_bookworm
 def test_joining_the_halves_of_a_node_needs_permission_and_then_happens(host: Host) -> None:
     before = agent_host.read_pids(host)
     with Traffic(host) as traffic:
@@ -136,6 +136,7 @@ def test_joining_the_halves_of_a_node_needs_permission_and_then_happens(host: Ho
     assert not host.exists(f"/run/ovms-scaler/instances/{SECOND}")
 
 
+@agent_host.on_bookworm
 def test_change_that_does_not_start_stops_at_the_first_instance(host: Host) -> None:
     before = agent_host.read_pids(host)
     with Traffic(host) as traffic:

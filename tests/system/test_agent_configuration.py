@@ -9,8 +9,6 @@ from lab.image import Image
 from system import agent_host
 from system.agent_host import Traffic, find_instance
 
-pytestmark = agent_host.on_bookworm
-
 GOOD = agent_host.pool()
 BAD = GOOD.replace("instances_per_node = 2", 'instances_per_node = 0\nplacment = "numa"')
 
@@ -70,6 +68,7 @@ def pools(late: str) -> str:
     )
 
 
+@agent_host.on_bookworm
 def test_missing_model_hinders_its_own_pool_until_it_appears(
     boot: Callable[..., Host], installed_image: Image
 ) -> None:
@@ -90,6 +89,7 @@ def test_missing_model_hinders_its_own_pool_until_it_appears(
     assert agent_host.read_pids(host)["chat-numa0"] == before["chat-numa0"]
 
 
+@agent_host.on_bookworm
 def test_graph_for_another_device_is_reported_and_not_started(
     boot: Callable[..., Host], installed_image: Image
 ) -> None:

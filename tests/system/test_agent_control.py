@@ -13,8 +13,6 @@ from lab.image import Image
 from system import agent_host
 from system.agent_host import Traffic, find_instance
 
-pytestmark = agent_host.on_bookworm
-
 FIRST = "chat-numa0.0"
 
 
@@ -92,6 +90,7 @@ def read_slowest_answer(host: Host, *, for_sec: float) -> float:
     return slowest
 
 
+@agent_host.on_bookworm
 def test_stuck_pid_1_stalls_neither_the_agent_nor_the_traffic(host: Host) -> None:
     before, pid = agent_host.read_footprint(host), agent_host.read_agent_pid(host)
     with Traffic(host) as traffic:
@@ -117,6 +116,7 @@ def test_stuck_pid_1_stalls_neither_the_agent_nor_the_traffic(host: Host) -> Non
     assert agent_host.read_footprint(host) == before
 
 
+@agent_host.on_bookworm
 def test_engine_that_dies_while_pid_1_is_stuck_is_not_waited_for(host: Host) -> None:
     victim = agent_host.read_pids(host)[FIRST]
     with Traffic(host, stream="no") as traffic:

@@ -48,7 +48,6 @@ def test_sigterm_ends_the_agent_only(host: Host) -> None:
     assert agent_host.read_footprint(host) == before
 
 
-@agent_host.on_bookworm
 def test_engine_that_dies_while_the_agent_is_dead_is_out_until_it_is_warm(host: Host) -> None:
     victim, other = "chat-numa0.0", "chat-numa0.1"
     agent_host.kill(host, agent_host.read_agent_pid(host))

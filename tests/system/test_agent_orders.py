@@ -10,8 +10,6 @@ from lab.image import Image
 from system import agent_host
 from system.agent_host import Traffic, find_instance
 
-pytestmark = agent_host.on_bookworm
-
 FIRST, SECOND = "chat-numa0.0", "chat-numa0.1"
 
 

@@ -18,6 +18,7 @@ sed -i 's/^Version: .*/&+upgraded/' repacked/DEBIAN/control
 dpkg-deb --build repacked upgraded.deb >/dev/null
 apt-get --yes -o APT::Sandbox::User=root install /var/tmp/upgraded.deb
 """
+REINSTALL = "apt-get --yes -o APT::Sandbox::User=root install --reinstall /var/tmp/upgraded.deb"
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def list_traces(host: Host) -> set[str]:
     return set(shown.splitlines())
 
 
-def test_upgrade_restarts_the_agent_only(host: Host, debs: list[Path]) -> None:
+def test_upgrade_and_reinstallation_restart_the_agent_only(host: Host, debs: list[Path]) -> None:
     nginx, before = read_debians_nginx(host), agent_host.read_footprint(host)
     assert nginx["ActiveState"] == "active"
     agent = agent_host.read_agent_pid(host)
@@ -55,9 +56,13 @@ def test_upgrade_restarts_the_agent_only(host: Host, debs: list[Path]) -> None:
         host.run("sh", "-euc", REPACK, "sh", f"/var/tmp/{debs[0].name}", timeout_sec=180)
         agent_host.wait_until_routed(host, 2)
         traffic.wait_for_answers(host)
+        upgraded = agent_host.read_agent_pid(host)
+        host.script(REINSTALL, timeout_sec=180)
+        agent_host.wait_until_routed(host, 2)
+        traffic.wait_for_answers(host)
     traffic.assert_unharmed()
     assert host.run("dpkg-query", "-W", "-f", "${Version}", "ovms-scaler").stdout.endswith("+upgraded")
-    assert agent_host.read_agent_pid(host) not in (0, agent)
+    assert len({0, agent, upgraded, agent_host.read_agent_pid(host)}) == 4
     assert agent_host.read_footprint(host) == before
     assert read_debians_nginx(host) == nginx
 

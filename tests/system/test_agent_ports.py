@@ -9,8 +9,6 @@ from lab.image import Image
 from system import agent_host
 from system.agent_host import Traffic
 
-pytestmark = agent_host.on_bookworm
-
 FIRST, SECOND = "chat-numa0.0", "chat-numa0.1"
 
 
@@ -34,6 +32,7 @@ def wait_until_proxy_is_well(host: Host) -> None:
     agent_host.wait_for_status(host, lambda found: not found["proxy"]["error"], "the proxy's error to go")
 
 
+@agent_host.on_bookworm
 def test_engine_whose_port_is_taken_is_reported_and_comes_when_it_is_free(
     boot: Callable[..., Host], installed_image: Image
 ) -> None:
@@ -49,6 +48,7 @@ def test_engine_whose_port_is_taken_is_reported_and_comes_when_it_is_free(
     agent_host.wait_until_routed(host, 2)
 
 
+@agent_host.on_bookworm
 def test_front_whose_port_is_taken_at_first_start_comes_when_it_is_free(
     boot: Callable[..., Host], installed_image: Image
 ) -> None:

@@ -4,9 +4,9 @@
 from collections.abc import Mapping
 from itertools import combinations
 
-from ovms_scaler.core import nginx
+from ovms_scaler.core import nginx, nginx_text
+from ovms_scaler.core.credentials import access_of
 from ovms_scaler.core.instance import Instance
-from ovms_scaler.core.placement import listen_port
 from ovms_scaler.core.spec import Pool, Proxy, ProxyMode, Spec
 from ovms_scaler.core.topology import Topology
 from ovms_scaler.errors import Problem
@@ -83,11 +83,8 @@ def listen_problems(spec: Spec) -> list[Problem]:
 
 def _collide(one: str, two: str) -> bool:
     """Whether two listen values cannot be bound by different servers; a bare port is every address."""
-    if listen_port(one) != listen_port(two):
-        return False
-    everywhere = {"", "0.0.0.0", "[::]"}
-    hosts = {value.rpartition(":")[0] for value in (one, two)}
-    return len(hosts) == 1 or bool(hosts & everywhere)
+    (first, port), (second, other) = nginx_text.parse_listen(one), nginx_text.parse_listen(two)
+    return port == other and (first == second or bool({first, second} & {"", "0.0.0.0", "[::]"}))
 
 
 def proxy_settings(proxy: Proxy, topology: Topology, *, slots: int, ipv6: bool) -> nginx.ProxySettings:
@@ -102,5 +99,6 @@ def proxy_settings(proxy: Proxy, topology: Topology, *, slots: int, ipv6: bool) 
         retry_after_sec=proxy.retry_after_sec,
         client_max_body_bytes=proxy.client_max_body_bytes,
         directory=PROXY_DIRECTORY,
+        access=access_of(proxy),
         ipv6=ipv6,
     )

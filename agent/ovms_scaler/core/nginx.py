@@ -4,11 +4,14 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ovms_scaler.core import nginx_text
+from ovms_scaler.core import credentials, nginx_text
+from ovms_scaler.core.credentials import OPEN, Access
 from ovms_scaler.core.nginx_again import render_again_locations, render_again_map
-from ovms_scaler.core.nginx_text import block, check_name, check_number, check_path
+from ovms_scaler.core.nginx_errors import render_error_map
+from ovms_scaler.core.nginx_syntax import block, check_name, check_number, check_path
 from ovms_scaler.core.route import (
     CONFIGURATION,
+    CREDENTIALS,
     Member,
     ProxyFiles,
     add_generation,
@@ -75,7 +78,7 @@ class ProxySettings:
     """What holds for the whole proxy. ``directory`` and ``cache_directory`` differ only in tests.
 
     ``ipv6``: False where the kernel has none (no /proc/net/if_inet6); a port alone is then every IPv4
-    address.
+    address. ``access`` needs its number where the files are to be used.
     """
 
     worker_processes: int
@@ -90,6 +93,7 @@ class ProxySettings:
     cache_directory: str = "/var/cache/ovms-scaler-proxy"
     access_socket: str = ACCESS_SOCKET
     ipv6: bool = True
+    access: Access = OPEN
     stream_module: str = "/usr/lib/nginx/modules/ngx_stream_module.so"
 
 
@@ -121,7 +125,7 @@ def size_proxy(*, cpu_count: int, memory_bytes: int, slots: int) -> ProxySize:
 def render_proxy(
     settings: ProxySettings, fronts: tuple[Front, ...], members: Mapping[str, tuple[Member, ...]]
 ) -> ProxyFiles:
-    """Every file of the proxy. ``members``: upstream name -> instances in rotation.
+    """Every file of the proxy but the credentials. ``members``: upstream name -> instances in rotation.
 
     Raises InputError for anything that cannot stand in nginx's configuration.
     """
@@ -132,6 +136,8 @@ def render_proxy(
         )
     nginx_text.check_listen(text for front in fronts for text in front.listen)
     files = {CONFIGURATION: _render_configuration(settings, fronts)}
+    if settings.access.number:
+        files[CREDENTIALS] = credentials.render_credentials(settings.access, settings.directory)
     for upstream in (upstream for front in fronts for upstream in front.upstreams):
         for member in members.get(upstream.name, ()):
             files[route_path(upstream.name, member.instance)] = render_route(member)
@@ -185,9 +191,11 @@ def _render_http(settings: ProxySettings, fronts: tuple[Front, ...]) -> Iterable
     if not fronts:
         return
     yield from ("", *_render_passing(settings), "", *_render_instance_maps(fronts), "")
+    # After map_hash_max_size, which may not follow a map.
+    yield from credentials.render_access(settings.access)
     yield from (*nginx_text.render_access_format(), "")
     yield from ("# Only what serves may pass, compared in the spelling in which the engine would get it.",)
-    yield from (*nginx_text.render_refusal_map(), "", *nginx_text.render_error_map())
+    yield from (*nginx_text.render_refusal_map(), "", *render_error_map())
     yield from ("", *render_again_map())
     for front in fronts:
         prefixes = [upstream.prefix for upstream in front.upstreams]
@@ -201,11 +209,12 @@ def _render_http(settings: ProxySettings, fronts: tuple[Front, ...]) -> Iterable
             yield from ("", *_render_upstream(upstream, unavailable))
         yield ""
         yield from nginx_text.render_http_server(
-            nginx_text.render_listen(front.listen, ipv6=settings.ipv6),
+            _render_listen(settings, front),
             tuple((upstream.name, upstream.prefix) for upstream in front.upstreams),
             retry_after_sec=retry_after_sec,
             access_socket=settings.access_socket,
             again=render_again_locations(),
+            access=settings.access,
         )
 
 
@@ -217,6 +226,9 @@ def _render_upstream(upstream: Upstream, unavailable: str) -> list[str]:
 def _render_stream(settings: ProxySettings, fronts: tuple[Front, ...]) -> Iterable[str]:
     yield "# As in the OVMS guide: connections are balanced, not requests, and every path reaches an engine,"
     yield "# /v1/config/reload and /metrics too."
+    if settings.access.has_api_keys:
+        raise InputError("cannot ask for API keys in stream mode: requests are not looked at")
+    yield from credentials.render_access(settings.access)
     yield f"proxy_connect_timeout {_number(settings, 'connect_timeout_sec')}s;"
     yield f"proxy_timeout {_number(settings, 'read_timeout_sec')}s;"
     for front in fronts:
@@ -227,8 +239,11 @@ def _render_stream(settings: ProxySettings, fronts: tuple[Front, ...]) -> Iterab
             )
         (upstream,) = front.upstreams
         yield from ("", *_render_upstream(upstream, f"unix:{settings.directory}/work/unavailable.sock"))
-        listen = nginx_text.render_listen(front.listen, ipv6=settings.ipv6)
-        yield from nginx_text.render_stream_server(listen, upstream.name)
+        yield from nginx_text.render_stream_server(_render_listen(settings, front), upstream.name)
+
+
+def _render_listen(settings: ProxySettings, front: Front) -> list[str]:
+    return nginx_text.render_listen(front.listen, ipv6=settings.ipv6, tls=settings.access.has_tls)
 
 
 def _render_temporary_paths(cache: str) -> Iterable[str]:
@@ -249,6 +264,7 @@ def _render_passing(settings: ProxySettings) -> Iterable[str]:
         "proxy_http_version 1.1;",
         'proxy_set_header Connection "";',
         "proxy_set_header Host $host;",
+        *(['proxy_set_header Authorization "";'] if settings.access.has_api_keys else []),
         "# The whole request first: a slow upload holds no slot of an engine, and another can be asked too.",
         "proxy_request_buffering on;",
         "# Each token on its own.",

@@ -8,7 +8,9 @@ answers. Those that refuse are left alone for a second after a few failures (cor
 rounds.
 """
 
-from ovms_scaler.core.nginx_text import ERROR_PATH, PASS, block
+from ovms_scaler.core.nginx_errors import ERROR_PATH
+from ovms_scaler.core.nginx_syntax import block
+from ovms_scaler.core.nginx_text import PASS
 
 # nginx follows ten redirects of a request (NGX_HTTP_MAX_URI_CHANGES), then says 500 in its own words. The
 # way out takes up to three.

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pieces of nginx configuration that know no instance: blocks, addresses, paths let through, errors."""
+"""Pieces of nginx configuration that know no instance: addresses, paths let through, servers."""
 
 import ipaddress
-import json
 import re
 from collections.abc import Iterable
 
+from ovms_scaler.core.credentials import Access
+from ovms_scaler.core.nginx_errors import render_error, render_error_pages
+from ovms_scaler.core.nginx_syntax import block, check_path, printable
 from ovms_scaler.errors import InputError
-
-NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")
-_PATH = re.compile(r"/[A-Za-z0-9._/-]+")
 
 # One path segment as the engine's own routes spell it: no percent sign, so nothing in it decodes to anything
 # else, and never dots alone.
@@ -33,72 +32,10 @@ SERVING_PATHS = (
     (None, rf"~^[A-Z]+ /v2(?:/{_NAME_SEGMENT})*{_QUERY}$", ""),
 )
 
-# Every status nginx makes itself -> OpenAI's error type and code, and a sentence.
-_ERRORS = {
-    400: (
-        "invalid_request_error",
-        "bad_request",
-        "The request is not valid HTTP, or its headers are too large.",
-    ),
-    403: ("invalid_request_error", "forbidden", "This is not allowed."),
-    404: ("invalid_request_error", "not_found", "No such API here: /v3/, /v1/ and /v2 are served."),
-    405: ("invalid_request_error", "method_not_allowed", "This method is not allowed."),
-    408: ("invalid_request_error", "request_timeout", "The request did not arrive in time."),
-    411: ("invalid_request_error", "length_required", "The request needs a Content-Length."),
-    413: ("invalid_request_error", "request_too_large", "The request body is larger than allowed."),
-    414: ("invalid_request_error", "uri_too_long", "The request line is too long."),
-    416: ("invalid_request_error", "bad_range", "The range cannot be served."),
-    500: ("server_error", "proxy_error", "The proxy could not handle the request."),
-    501: ("invalid_request_error", "not_implemented", "The proxy does not implement this."),
-    502: ("server_error", "instance_failed", "The instances that were asked failed before they answered."),
-    503: ("server_error", "unavailable", "No instance can take the request now; try again later."),
-    504: ("server_error", "instance_timeout", "The instance did not begin to answer in time."),
-    505: ("invalid_request_error", "http_version", "This HTTP version is not supported."),
-}
-# 494 is what nginx calls headers that are too large; it is sent as 400.
-_ERROR_STATUSES = " ".join(str(status) for status in sorted((*_ERRORS, 494)))
-ERROR_PATH = "/.ovms-scaler/error"
 # What unavailable.sock answers besides X-Accel-Redirect: no reason for nginx to ask yet another server.
 REDIRECT_STATUS = 200
 # $ovms_uri is passed as it is, byte for byte; a literal URI here would be decoded and encoded anew.
 PASS = "proxy_pass http://$ovms_upstream$ovms_uri;"
-
-
-def block(head: str, *body: str) -> list[str]:
-    """``head { body }`` as lines, the body indented; an empty line stays empty."""
-    return [f"{head} {{", *(f"    {line}" if line else "" for line in body), "}"]
-
-
-def printable(text: str) -> str:
-    """Text of people for a comment: nothing in it can end the line."""
-    return "".join(char if char.isprintable() else "?" for char in text)
-
-
-def check_name(name: str, *, what: str) -> str:
-    """The name itself. Raises InputError when it is not lower-case letters, digits and dashes."""
-    if not NAME.fullmatch(name):
-        raise InputError(
-            f"cannot write {what} {name!r} into the proxy's configuration: it must be lower-case letters, "
-            "digits and dashes, and begin with a letter or digit"
-        )
-    return name
-
-
-def check_path(path: str) -> str:
-    """The absolute path itself. Raises InputError for one that would need quoting in nginx.conf."""
-    if not _PATH.fullmatch(path):
-        raise InputError(
-            f"cannot write path {path!r} into the proxy's configuration: it must be absolute, of letters, "
-            "digits, '.', '_', '-' and '/'"
-        )
-    return path
-
-
-def check_number(value: int, *, what: str, low: int = 1, high: int = 2**31 - 1) -> int:
-    """The number itself. Raises InputError outside ``low`` to ``high``."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InputError(f"cannot set {what} to {value!r}: must be a whole number from {low} to {high}")
-    return value
 
 
 def parse_listen(text: str) -> tuple[str, int]:
@@ -163,32 +100,18 @@ def render_access_log(socket: str) -> list[str]:
     ]
 
 
-def render_listen(texts: tuple[str, ...], *, ipv6: bool) -> list[str]:
+def render_listen(texts: tuple[str, ...], *, ipv6: bool, tls: bool) -> list[str]:
     """``listen`` directives for one server. The backlog is cut down to net.core.somaxconn by the kernel.
 
     No ``reuseport``: on a reload it would drop the clients queued at sockets of workers that are leaving.
     """
     lines = []
+    ssl = " ssl" if tls else ""
     for address, port in map(parse_listen, texts):
-        lines.append(f"listen {address + ':' if address else ''}{port} backlog=65535;")
+        lines.append(f"listen {address + ':' if address else ''}{port}{ssl} backlog=65535;")
         if not address and ipv6:
-            lines.append(f"listen [::]:{port} ipv6only=on backlog=65535;")
+            lines.append(f"listen [::]:{port}{ssl} ipv6only=on backlog=65535;")
     return lines
-
-
-def render_error(status: int) -> str:
-    """The JSON body in OpenAI's form for an error that nginx itself makes."""
-    kind, code, message = _ERRORS[status]
-    return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}})
-
-
-def render_error_map() -> list[str]:
-    """The map ``$status`` -> ``$ovms_error``, the JSON body of an error."""
-    return block(
-        "map $status $ovms_error",
-        f"default '{render_error(500)}';",
-        *(f"{status} '{render_error(status)}';" for status in _ERRORS),
-    )
 
 
 def render_refusal_map() -> list[str]:
@@ -224,6 +147,7 @@ def render_http_server(
     retry_after_sec: int,
     access_socket: str,
     again: list[str],
+    access: Access,
 ) -> list[str]:
     """A front for requests. ``upstreams``: (name, prefix), "" for the only one; ``again``: nginx_again."""
     choose = []
@@ -240,6 +164,9 @@ def render_http_server(
         else:
             choose += [f"set $ovms_upstream {name};", "set $ovms_uri $request_uri;"]
     begin = ['set $ovms_upstream "";', 'set $ovms_uri "";'] if upstreams[0][1] else []
+    if access.has_api_keys:
+        # Before anything is told of what is here, and before a body is read.
+        begin = [*block('if ($ovms_api_key = "")', "return 401;"), *begin]
     return block(
         "server",
         *listen,
@@ -260,10 +187,8 @@ def render_http_server(
         *block("location @only_answer", "proxy_next_upstream off;", PASS),
         *again,
         "",
-        "# What nginx itself has to say, in the form that OpenAI's clients expect. An engine's words pass",
-        "# untouched.",
-        f"error_page {_ERROR_STATUSES} {ERROR_PATH};",
-        *block(f"location = {ERROR_PATH}", "internal;", "return 200 $ovms_error;"),
+        "# What nginx itself has to say, in the form that OpenAI's clients expect.",
+        *render_error_pages(access),
     )
 
 

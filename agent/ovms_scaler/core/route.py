@@ -6,10 +6,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ovms_scaler.core.nginx_text import check_name, check_number
+from ovms_scaler.core.nginx_syntax import check_name, check_number
 from ovms_scaler.errors import InputError
 
 CONFIGURATION = "nginx.conf"
+CREDENTIALS = "credentials.conf"  # there when API keys or TLS are used; nginx.conf includes it
+TESTED = (CONFIGURATION, CREDENTIALS)  # what nginx has to read before it is used
 GENERATION = "generation.conf"
 # When nginx itself leaves an instance alone, for 1 to 2 s: least_conn would give one that is dead every
 # request until the reload that removes it. One or two resets are no death, and must not cost an upstream of

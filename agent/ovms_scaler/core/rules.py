@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from ovms_scaler.core.spec import Placement, Pool, Spec
+from ovms_scaler.core.spec import Placement, Pool, Proxy, ProxyMode, Spec
 from ovms_scaler.core.spec_engine import Graph
 from ovms_scaler.core.table import Reader
 from ovms_scaler.core.values import VARIABLE
@@ -21,6 +21,7 @@ _OWN_FLAGS = {
     "--model_path": "use model_path",
     "--config_path": "use config_path",
     "--target_device": "the device follows from placement",
+    "--api_key_file": "use proxy.api_key_file: the engines are asked by the agent too, which has no key",
     "--metrics_enable": "metrics are always on",
     "--cache_dir": "each instance on GPUs has a cache of its own below /var/cache/ovms",
     "--cache_size": "use graph.cache_size",
@@ -36,6 +37,8 @@ _OWN_FLAGS = {
     "--plugin_config": "other properties belong into the model's graph.pbtxt",
     "--log_path": "the journal has the log; a file would grow without end",
 }
+# Variables that ovms takes for such arguments.
+_OWN_VARIABLES = {"API_KEY": _OWN_FLAGS["--api_key_file"]}
 # What a pool can say that its placement has no use for.
 _OF_GPUS = ("gpus", "gpus_per_instance", "host_cpus_per_gpu")
 _WITHOUT_EFFECT = {
@@ -58,6 +61,8 @@ def parse_spec(document: Mapping[str, Any], reader: Reader) -> Spec:
     for path, pool in pools.items():
         _check_pool(pool, path, reader)
     _check_names(pools, reader)
+    if isinstance(proxy := reader.tables.get("proxy"), Proxy):
+        _check_proxy(proxy, reader)
     if reader.problems or spec is None:
         raise ConfigError(reader.problems)
     return spec
@@ -93,6 +98,8 @@ def _check_pool(pool: Pool, here: str, reader: Reader) -> None:
                 f"has a variable named {name!r}, which systemd refuses",
                 "names are letters, digits and '_', not starting with a digit",
             )
+        elif name in _OWN_VARIABLES:
+            reader.problem(f"{here}.ovms.environment", f"must not contain {name!r}", _OWN_VARIABLES[name])
     for flag in pool.ovms.flags:
         option = flag.split("=", 1)[0]
         if option in _OWN_FLAGS:
@@ -109,3 +116,18 @@ def _check_names(pools: Mapping[str, Pool], reader: Reader) -> None:
                 "every pool needs a name of its own",
             )
         first.setdefault(pool.name, path)
+
+
+def _check_proxy(proxy: Proxy, reader: Reader) -> None:
+    names = ("tls_certificate", "tls_certificate_key")
+    for name, other in (names, names[::-1]):
+        if getattr(proxy, name) is None and getattr(proxy, other) is not None:
+            reader.problem(
+                f"proxy.{name}", f"is required with {other}, and missing", "TLS needs both, or neither"
+            )
+    if proxy.api_key_file is not None and proxy.mode is ProxyMode.stream:
+        reader.problem(
+            "proxy.api_key_file",
+            'has no effect with mode = "stream", which passes connections on and looks at no request',
+            'use mode = "http", or keep clients away by other means and remove it',
+        )

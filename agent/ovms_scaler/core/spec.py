@@ -199,6 +199,27 @@ class Proxy:
         example="268435456",
         doc="Largest request in bytes; images travel in requests.",
     )
+    api_key_file: str | None = key(
+        None,
+        pattern=ABSOLUTE,
+        rule=ABSOLUTE_RULE,
+        example='"/etc/ovms-scaler/api-keys"',
+        doc="File of API keys, one a line, of which clients need one; only its owner, root, may read it.",
+    )
+    tls_certificate: str | None = key(
+        None,
+        pattern=ABSOLUTE,
+        rule=ABSOLUTE_RULE,
+        example='"/etc/ovms-scaler/tls.crt"',
+        doc="Certificate in PEM form, with its chain; clients then need TLS at every listen.",
+    )
+    tls_certificate_key: str | None = key(
+        None,
+        pattern=ABSOLUTE,
+        rule=ABSOLUTE_RULE,
+        example='"/etc/ovms-scaler/tls.key"',
+        doc="Private key of the certificate in PEM form, without a passphrase.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,11 +49,13 @@ def listen_rule(text: str) -> str | None:
         return f"must be a port or ADDRESS:PORT with a literal address, not {text!r}"
     if not 1 <= int(match["port"]) <= 65535:
         return f"must name a port from 1 to 65535, not {match['port']}"
-    if match["v4"] and any(int(part) > 255 for part in match["v4"].split(".")):
-        return f"must name an IPv4 address, not {match['v4']!r}"
-    if match["v6"]:
+    for kind, read, text in (
+        ("IPv4", ipaddress.IPv4Address, match["v4"]),
+        ("IPv6", ipaddress.IPv6Address, match["v6"]),
+    ):
         try:
-            ipaddress.IPv6Address(match["v6"])
-        except ValueError:
-            return f"must name an IPv6 address, not {match['v6']!r}"
+            if text:
+                read(text)
+        except ValueError:  # also for 010.0.0.1, which some programs take for 8.0.0.1
+            return f"must name an {kind} address, not {text!r}"
     return None

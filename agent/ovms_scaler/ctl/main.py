@@ -164,7 +164,7 @@ def render(*, config_file: Path, sysroot: Path, directory: Path) -> Exit:
 
     The proxy's files are as with every instance in rotation. What is known only
     when an engine runs, the id of its invocation, is all zeros in the routes.
-    Notes that the agent makes for itself are not among the files.
+    Neither API keys and certificates nor the agent's own notes are among the files.
 
     \b
     Example:

@@ -5,10 +5,9 @@ import asyncio
 import contextlib
 import grp
 import json
+import logging
 import os
 import pwd
-import socket
-import struct
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import structlog
 from aiohttp import web
 
 from ovms_scaler.daemon.agent import Agent
+from ovms_scaler.daemon.connections import Bounds, Doorkeeper, read_peer
 from ovms_scaler.errors import (
     ConfigError,
     HostError,
@@ -33,14 +33,21 @@ SOCKET = Path("/run/ovms-scaler/control.sock")
 # Members may change things without being root.
 GROUP = "ovms-scaler"
 MAX_REQUEST_BYTES = 64 * 1024
+BOUNDS = Bounds()
+# aiohttp would log each request that is not HTTP with a traceback, and everybody may send them.
+_SILENCE = logging.getLogger("ovms_scaler.silence")
+_SILENCE.propagate = False
+_SILENCE.addHandler(logging.NullHandler())
 
 
 class Control:
     """Serves the agent's document and takes orders from those who may give them."""
 
-    def __init__(self, agent: Agent, path: Path = SOCKET) -> None:
+    def __init__(self, agent: Agent, path: Path = SOCKET, bounds: Bounds = BOUNDS) -> None:
         self._agent = agent
         self._path = path
+        self._bounds = bounds
+        self._server: asyncio.Server | None = None
         self._runner: web.AppRunner | None = None
 
     async def open(self) -> None:
@@ -52,11 +59,20 @@ class Control:
         app.router.add_post("/v1/reload", self._reload)
         for verb in (self._drain, self._undrain, self._restart, self._reset, self._pause, self._resume):
             app.router.add_post(f"/v1/{verb.__name__.strip('_')}", verb)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            handle_signals=False,
+            logger=_SILENCE,
+            # Nobody needs it, and a small body could become a large one.
+            auto_decompress=False,
+            # What is left of a refused body is waited for, also when the client has gone.
+            lingering_time=1.0,
+        )
         await self._runner.setup()
         try:
             # It replaces the socket of an agent that was killed: the lock keeps a second one away.
-            await web.UnixSite(self._runner, os.fspath(self._path)).start()
+            self._server = await self._listen(self._runner)
             # For everybody to connect to; who they are is asked of the kernel at each request.
             self._path.chmod(0o666)
         except OSError as error:
@@ -64,7 +80,15 @@ class Control:
             self._runner = None
             raise HostError(f"cannot listen on {self._path}: {error.strerror}") from error
 
+    async def _listen(self, runner: web.AppRunner) -> asyncio.Server:
+        make = runner.server
+        assert make is not None  # since setup()
+        loop = asyncio.get_running_loop()
+        return await loop.create_unix_server(Doorkeeper(make, self._bounds), self._path, backlog=128)
+
     async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
         if self._runner is not None:
             # aiohttp would wait a minute for who has sent half a request; the answers take no time.
             for connection in self._runner.server.connections if self._runner.server is not None else ():
@@ -138,7 +162,7 @@ class _Order:
 async def _read_order(request: web.Request, *flags: str) -> _Order:
     """Raises InputError for anything but a JSON object of ``name`` and these ``flags``."""
     try:
-        document = json.loads(await request.text() or "{}")
+        document = json.loads(await request.read() or b"{}")
     except (ValueError, RecursionError) as error:
         raise InputError(f"the body is not JSON: {error}") from error
     if not isinstance(document, dict) or document.keys() - {"name", *flags}:
@@ -158,17 +182,15 @@ def _taken(instances: tuple[str, ...] | int) -> web.Response:
 
 
 def _peer_is_administrator(request: web.Request) -> bool:
-    """Whether the peer is root or in the group, by SO_PEERCRED of unix(7)."""
-    connection = request.transport.get_extra_info("socket") if request.transport is not None else None
-    if connection is None:
+    """Whether the peer is root or in the group."""
+    peer = read_peer(request.transport)
+    if peer is None:
         return False
-    size = struct.calcsize("3i")
-    _, uid, gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
-    if uid in (0, os.geteuid()):
+    if peer.uid in (0, os.geteuid()):
         return True
     try:
         allowed = grp.getgrnam(GROUP)
-        return gid == allowed.gr_gid or pwd.getpwuid(uid).pw_name in allowed.gr_mem
+        return peer.gid == allowed.gr_gid or pwd.getpwuid(peer.uid).pw_name in allowed.gr_mem
     except KeyError:
         return False
 
@@ -200,6 +222,8 @@ async def _errors_as_json(
         return _refusal(500, str(error))
     except asyncio.CancelledError:
         raise
+    except ConnectionError:
+        raise  # by a client that has gone before its body was whole; aiohttp ends the connection
     except Exception:
         log.exception("control request failed", method=request.method, path=request.path)
         return _refusal(500, "the agent failed to answer; its log says why")

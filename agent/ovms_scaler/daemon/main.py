@@ -33,6 +33,7 @@ from ovms_scaler.daemon.wedges import Wedges
 from ovms_scaler.errors import HostError, ScalerError
 from ovms_scaler.host.access_log import AccessLog
 from ovms_scaler.host.cgroups import read_cpu_sec
+from ovms_scaler.host.credentials import CredentialStore
 from ovms_scaler.host.devices import DeviceMonitor
 from ovms_scaler.host.gpu_idle import read_gpu_idle_sec
 from ovms_scaler.host.nginx import Nginx
@@ -104,7 +105,7 @@ async def _run(config_file: Path) -> None:
         )
         agent = Agent(
             config_file=config_file,
-            resolve=_resolve,
+            resolve=_Resolver(CredentialStore(Path(PROXY_DIRECTORY))),
             store=store,
             observer=observer,
             applier=applier,
@@ -183,8 +184,15 @@ def _reload(agent: Agent) -> None:
         agent.reload(allow_outage=False)
 
 
-def _resolve(config: Config, books: Books, *, planned: bool) -> Target:
-    return offline.resolve_config(config, read_topology(), books, planned=planned)
+class _Resolver:
+    """Makes targets as daemon.agent.Resolve says; credentials are read anew with a planned change only."""
+
+    def __init__(self, credentials: CredentialStore) -> None:
+        self._credentials = credentials
+
+    def __call__(self, config: Config, books: Books, *, planned: bool) -> Target:
+        target = offline.resolve_config(config, read_topology(), books, planned=planned)
+        return offline.add_credentials(target, config, self._credentials, anew=planned)
 
 
 def _uid(user: str) -> int | None:

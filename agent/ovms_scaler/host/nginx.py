@@ -62,7 +62,7 @@ class Nginx:
 
     def read(self) -> ProxyFiles:
         """What is on disk, the generation as generation.conf says it ("" when there is none)."""
-        paths = [self._directory / route.CONFIGURATION, self._directory / route.GENERATION]
+        paths = [self._directory / name for name in (*route.TESTED, route.GENERATION)]
         paths += self._directory.glob("routes/*/*.conf")
         texts = {str(path.relative_to(self._directory)): files.read_text(path) for path in sorted(paths)}
         # A route may go between listing and reading: its instance stopped.
@@ -106,7 +106,7 @@ class Nginx:
                     generation=new.generation, is_written=False, is_reloaded=False, withheld=withheld
                 )
             try:
-                if previous.files.get(route.CONFIGURATION) != new.files[route.CONFIGURATION]:
+                if any(previous.files.get(name) != new.files.get(name) for name in route.TESTED):
                     await self._check(new)
                 written = await self._write(wanted.files)
                 await self._activate(written.generation, running=running)
@@ -273,5 +273,5 @@ def _explained() -> Iterator[None]:
 
 
 def _writing_order(name: str) -> tuple[bool, str]:
-    # Routes first: a configuration that is new never finds its upstreams empty.
+    # Routes and credentials.conf first: a configuration that is new finds what it includes.
     return (not name.startswith("routes/"), name)

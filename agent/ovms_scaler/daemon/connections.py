@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bounds on what one client of a Unix socket can take of the agent, which everybody may connect to."""
+
+import asyncio
+import socket
+import struct
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """``of_user`` and ``of_all`` are connections at once; root's are not counted.
+
+    ``bytes`` and ``lifetime_sec`` are those of one connection: a client that wants more connects again.
+    """
+
+    of_user: int = 16
+    of_all: int = 256
+    bytes: int = 1 << 19
+    lifetime_sec: float = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """Who connected, as the kernel knows it (SO_PEERCRED of unix(7))."""
+
+    uid: int
+    gid: int
+
+
+def read_peer(transport: asyncio.BaseTransport | None) -> Peer | None:
+    connection = transport.get_extra_info("socket") if transport is not None else None
+    if connection is None:
+        return None
+    size = struct.calcsize("3i")
+    _, uid, gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    return Peer(uid=uid, gid=gid)
+
+
+class Doorkeeper:
+    """Makes a bounded connection of each that comes in."""
+
+    def __init__(self, make: Callable[[], asyncio.Protocol], bounds: Bounds) -> None:
+        self._make = make
+        self._bounds = bounds
+        self._of_user: Counter[int] = Counter()
+
+    def __call__(self) -> asyncio.Protocol:
+        return _Connection(self._make, self._bounds, self._of_user)
+
+
+class _Connection(asyncio.Protocol):
+    """Passes everything on to the protocol that it guards, as long as the bounds are kept."""
+
+    def __init__(
+        self, make: Callable[[], asyncio.Protocol], bounds: Bounds, of_user: "Counter[int]"
+    ) -> None:
+        self._make = make
+        self._bounds = bounds
+        self._of_user = of_user
+        self._inner: asyncio.Protocol | None = None
+        self._transport: asyncio.Transport | None = None
+        self._end: asyncio.TimerHandle | None = None
+        self._uid = 0
+        self._bytes = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        peer = read_peer(transport)
+        self._uid = peer.uid if peer is not None else -1
+        if self._uid != 0 and (
+            self._of_user[self._uid] >= self._bounds.of_user or self._of_user.total() >= self._bounds.of_all
+        ):
+            transport.abort()
+            return
+        if self._uid != 0:
+            self._of_user[self._uid] += 1
+        self._transport = transport
+        self._inner = self._make()
+        self._end = asyncio.get_running_loop().call_later(self._bounds.lifetime_sec, transport.abort)
+        self._inner.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._inner is None:
+            return
+        if self._end is not None:
+            self._end.cancel()
+        if self._uid != 0:
+            self._of_user[self._uid] -= 1
+            if not self._of_user[self._uid]:
+                del self._of_user[self._uid]
+        inner, self._inner = self._inner, None
+        inner.connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._bytes += len(data)
+        if self._inner is None or self._transport is None:
+            return
+        if self._bytes > self._bounds.bytes:
+            self._transport.abort()
+        else:
+            self._inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received() if self._inner is not None else None
+
+    def pause_writing(self) -> None:
+        if self._inner is not None:
+            self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._inner is not None:
+            self._inner.resume_writing()
