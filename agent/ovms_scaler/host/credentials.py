@@ -220,7 +220,8 @@ def _check_pair(certificate: bytes, key: bytes) -> None:
                     "must not need a passphrase",
                     hint="openssl pkey -in FILE -out FILE_WITHOUT_PASSPHRASE takes it away",
                 ) from None
-            why = (error.reason or "no certificate or no key in PEM form is found").replace("_", " ").lower()
+            reason = (error.reason or "").replace("_", " ").lower()
+            why = reason or "no certificate or no key is found"
             raise InputError(
                 f"must be a private key that fits tls_certificate, both in PEM form: {why}",
                 hint="openssl x509 -noout -pubkey -in CERTIFICATE prints what openssl pkey -pubout -in KEY",
