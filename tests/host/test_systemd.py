@@ -3,6 +3,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -265,6 +266,42 @@ async def test_order_goes_before_the_rest_of_a_look(scripted: Systemd, tmp_path:
     assert await scripted.reload("a") == "dependency"
     await looking
     assert read_calls(tmp_path) == ["list_units", "queue_job", "read_units"]
+
+
+async def test_look_without_a_bus_says_what_is_needed(
+    scripted: Systemd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(systemd_view, "LOOK_SEC", 0.5)
+    await scripted.look(["a"], [])
+    (tmp_path / "lost").touch()
+    assert scripted.worker_pid is not None
+    os.kill(scripted.worker_pid, signal.SIGKILL)
+    needed = r"^cannot read a: .* lost: no such bus .*systemctl start dbus\.socket"
+    async with asyncio.timeout(10):
+        while not re.search(needed, await why_not_seen(scripted)):
+            pass
+        (tmp_path / "lost").unlink()
+        while await why_not_seen(scripted):
+            pass
+
+
+async def why_not_seen(systemd: Systemd) -> str:
+    try:
+        await systemd.look(["a"], [])
+    except HostError as error:
+        return error.message
+    return ""
+
+
+async def test_order_about_a_unit_that_was_seen_asks_once(scripted: Systemd, tmp_path: Path) -> None:
+    load(tmp_path, UNIT)
+    await scripted.look([UNIT], [])
+    assert (await scripted.read_units([UNIT]))[UNIT].main_pid == 2  # by its path; else it is not loaded
+    changes = await changes_of(scripted)
+    await scripted.reset_failed("reloads")
+    async with asyncio.timeout(10):
+        assert await changes.get() == ""
+    assert not (await scripted.read_units([UNIT]))[UNIT].is_running
 
 
 async def test_look_ends_with_the_adapter(tmp_path: Path) -> None:

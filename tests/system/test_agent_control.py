@@ -8,12 +8,15 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from faults.slow import slowed
 from lab.host import Host
 from lab.image import Image
 from system import agent_host
 from system.agent_host import Traffic, find_instance
 
 FIRST = "chat-numa0.0"
+# With 2 s a call: failed probes, a look that is under way, the order; then a look, and the order to kill.
+SLOW_EJECTION_SEC, SLOW_KILL_SEC = 20.0, 40.0
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +117,37 @@ def test_stuck_pid_1_stalls_neither_the_agent_nor_the_traffic(host: Host) -> Non
     traffic.assert_unharmed()
     assert agent_host.read_agent_pid(host) == pid
     assert agent_host.read_footprint(host) == before
+
+
+def is_out_of_the_proxy(host: Host, name: str) -> bool:
+    """Whether it has no route, and the proxy runs without it."""
+    directory = "/run/ovms-scaler-proxy"
+    ask = ("curl", "-sS", "--unix-socket", f"{directory}/work/internal.sock", "http://proxy/generation")
+    running = host.run(*ask).stdout.strip()
+    return name not in agent_host.read_routes(host) and running in host.read(f"{directory}/generation.conf")
+
+
+@agent_host.on_bookworm
+def test_engine_that_hangs_is_out_in_seconds_while_pid_1_is_slow(host: Host) -> None:
+    """Each call to it takes two seconds; probes and orders need not wait for a look at all units."""
+    pid, victim = agent_host.read_agent_pid(host), agent_host.read_pids(host)[FIRST]
+    with Traffic(host, stream="no") as traffic:
+        traffic.wait_for_answers(host, by=FIRST)
+        with slowed(host.pid1):
+            host.run("kill", "-STOP", str(victim))
+            host.wait_for(lambda: is_out_of_the_proxy(host, FIRST), SLOW_EJECTION_SEC, "it to be out")
+            # It is killed in its turn, and what it had is answered by the other.
+            host.wait_for(lambda: not is_alive(host, victim), SLOW_KILL_SEC, "it to be killed")
+            assert read_slowest_answer(host, for_sec=3) < 1.0
+        agent_host.wait_until_routed(host, 2)
+        traffic.wait_for_answers(host, by=FIRST)
+    traffic.assert_unharmed()
+    assert agent_host.read_agent_pid(host) == pid
+
+
+def is_alive(host: Host, pid: int) -> bool:
+    """Whether the process is there and no zombie, whose command line is empty."""
+    return agent_host.read_command(host, pid) != [""]
 
 
 @agent_host.on_bookworm

@@ -54,6 +54,46 @@ def test_rolling_restart_replaces_every_process_and_no_client_notices(host: Host
     agent_host.wait_until_routed(host, 2)
 
 
+def test_drained_instance_stays_so_through_a_reboot(host: Host) -> None:
+    host.run("ovms-scalerctl", "drain", FIRST, "--wait")
+    host.reboot()
+    agent_host.wait_until_routed(host, 1)
+    agent_host.wait_for_state(host, FIRST, "drained")
+    agent_host.wait_for_answer(host)
+    assert agent_host.read_pids(host).keys() == {SECOND}
+    assert agent_host.read_routes(host) == {SECOND}
+    host.run("ovms-scalerctl", "undrain", FIRST, "--wait")
+    agent_host.wait_until_routed(host, 2)
+
+
+def test_reload_waits_until_every_instance_runs_as_configured(host: Host) -> None:
+    before = agent_host.read_pids(host)
+    host.write(agent_host.CONFIG, agent_host.pool(ovms='flags = ["--log_level", "DEBUG"]'))
+    with Traffic(host, max_tokens=40) as traffic:
+        traffic.wait_for_answers(host)
+        done = host.run("ovms-scalerctl", "reload", "--wait", "--json")
+        traffic.wait_for_answers(host)
+    traffic.assert_unharmed()
+    assert json.loads(done.stdout) == {"done": [FIRST, SECOND], "others": {}, "trouble": ""}
+    after = agent_host.read_pids(host)
+    assert all(after[name] != before[name] for name in before)
+    assert all("DEBUG" in agent_host.read_command(host, pid) for pid in after.values())
+
+
+def test_reload_that_fails_halts_and_says_so(host: Host) -> None:
+    before = agent_host.read_pids(host)
+    host.write(agent_host.CONFIG, agent_host.pool(ovms='flags = ["--no_such_flag"]'))
+    with Traffic(host, max_tokens=40) as traffic:
+        traffic.wait_for_answers(host)
+        halted = host.run("ovms-scalerctl", "reload", "--wait", check=False)
+        traffic.wait_for_answers(host)
+    traffic.assert_unharmed()
+    assert halted.returncode == 1
+    assert "a usage error" in halted.stderr
+    (left,) = agent_host.read_pids(host).items()
+    assert left in before.items()
+
+
 def test_paused_agent_leaves_everything_until_it_resumes(host: Host) -> None:
     host.run("ovms-scalerctl", "pause")
     host.run("systemctl", "restart", agent_host.AGENT)

@@ -40,7 +40,7 @@ class Systemd:
             argv, deliver=self._note_event, environment=environment, stuck_sec=stuck_sec
         )
         self._view = UnitView(self._look_up, patterns)
-        self._looks = Looks(self._view, lambda: self._report(""))
+        self._looks = Looks(self._view, lambda: self._report(""), lambda: self.trouble)
         self._listeners: list[Callable[[str], None]] = []
         self._jobs: dict[int, asyncio.Future[str]] = {}
         self._ended: dict[int, str] = {}
@@ -120,7 +120,7 @@ class Systemd:
 
     async def read_units(self, units: Iterable[str]) -> dict[str, UnitFacts]:
         """What each unit is doing now. Loads nothing: of a unit not loaded only the file is looked at."""
-        left = dict.fromkeys(sorted(set(units)), "")
+        left = {unit: self._view.read_path(unit) for unit in sorted(set(units))}
         found: dict[str, UnitFacts] = {}
         while left:
             answer = await self._ask("read_units", left, verb="read", unit=", ".join(left))

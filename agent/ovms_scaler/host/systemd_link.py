@@ -16,6 +16,7 @@ BUS_TIMEOUT_SEC = 600
 LINE_BYTES = 1 << 22  # the longest answer: every unit of a large host, by name
 BACKOFF_SEC = (0.05, 0.2, 1.0, 5.0)
 CLOSE_SEC = 1.0
+WITHOUT_BUS = "is there D-Bus? systemctl start dbus.socket"
 
 # Errors whose D-Bus name (systemd's bus-common-errors.h) says it best; all others speak in systemd's words.
 REASONS = {
@@ -235,7 +236,7 @@ class Link:
                 self._idle.set()
                 self._deliver(message)
             case {"event": "lost", "why": why}:
-                self._trouble = f"the connection to systemd was lost: {why}"
+                self._trouble = f"the connection to systemd was lost: {why} ({WITHOUT_BUS})"
             case {"event": _}:
                 self._deliver(message)
             case {"id": call} if self._pending and self._pending.id == call:

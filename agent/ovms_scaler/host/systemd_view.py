@@ -34,8 +34,9 @@ class Listed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """What was read of a unit, and when, in seconds of CLOCK_MONOTONIC."""
+    """What was read of a unit, and when, in seconds of CLOCK_MONOTONIC; one not loaded has the path ""."""
 
+    path: str
     properties: Properties
     read_sec: float
 
@@ -76,6 +77,11 @@ class UnitView:
         kept = self._kept.get(unit)
         return kept.properties if kept is not None else None
 
+    def read_path(self, unit: str) -> str:
+        """Where systemd has a unit; "" if it has not loaded it, or may have dropped it since."""
+        kept = self._kept.get(unit)
+        return kept.path if kept is not None else ""
+
     async def look(self, units: Iterable[str], patterns: Collection[str]) -> dict[str, Properties]:
         """The properties of ``units``, and of all that are loaded and match one of ``patterns``.
 
@@ -106,7 +112,7 @@ class UnitView:
             raise HostError(f"cannot read systemd's answer: expected units, not {answer!r}")
         now = time.monotonic()
         for unit in self._reading & answer.keys():
-            self._kept[unit] = Kept(properties=answer[unit], read_sec=now)
+            self._kept[unit] = Kept(path=units[unit], properties=answer[unit], read_sec=now)
         return answer
 
 
@@ -116,8 +122,10 @@ class Looks:
     One that takes longer goes on; ``ended`` is called at its end, and who looks then is answered with it.
     """
 
-    def __init__(self, view: UnitView, ended: Callable[[], None]) -> None:
+    def __init__(self, view: UnitView, ended: Callable[[], None], trouble: Callable[[], str]) -> None:
+        """``trouble`` says why systemd cannot be reached now, "" for no reason."""
         self._view = view
+        self._trouble = trouble
         self._ended = ended
         self._task: asyncio.Task[Seen] | None = None
         self._asked: tuple[Collection[str], ...] = ()
@@ -131,9 +139,8 @@ class Looks:
         due = self._began_sec + self._patience_sec
         await asyncio.wait({task}, timeout=max(0.0, due - time.monotonic()))
         if not task.done():
-            raise DeadlineError(
-                f"cannot read {', '.join(units)}: systemd did not answer in {self._patience_sec:g} s"
-            )
+            why = self._trouble() or f"systemd did not answer in {self._patience_sec:g} s"
+            raise DeadlineError(f"cannot read {', '.join(units)}: {why}")
         self._task = None
         seen = task.result()
         self._patience_sec = LOOK_SEC
