@@ -10,6 +10,8 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from contract_units import Bench, UnitsContract
@@ -19,6 +21,9 @@ from ovms_scaler.core.facts import UnitFacts
 from ovms_scaler.errors import DeadlineError, HostError
 from ovms_scaler.host import systemd_view, systemd_worker, unit_properties
 from ovms_scaler.host.systemd import Systemd
+
+if TYPE_CHECKING:
+    from pystemd.dbuslib import DBus
 
 UNIT, OTHER = "ovms@a.service", "ovms@b.service"
 
@@ -30,23 +35,25 @@ LOADED = {"LoadState": "loaded", "ActiveState": "active", "SubState": "running",
     "ExecStart": [["/bin/sleep", ["sleep", "1"]]], "DropInPaths": [],
     "NeedDaemonReload": False, "ActiveEnterTimestampMonotonic": 1, "StateChangeTimestampMonotonic": 1}
 def calls_of(name): return [call for call in open("calls").read().split() if call == name]
-def say(**message): print(json.dumps(message), flush=True)
-if os.path.exists("lost"): say(event="lost", why="no such bus"); sys.exit(1)
+said = []
+def say(**message): said.append(json.dumps(message) + "\\n")
+def flush(): sys.stdout.write("".join(said)); sys.stdout.flush(); said.clear()
+if os.path.exists("lost"): say(event="lost", why="no such bus"); flush(); sys.exit(1)
 say(event="ready")
+flush()
 for line in sys.stdin:
     request = json.loads(line)
     with open("calls", "a") as calls: calls.write(request["call"] + "\\n")
     name = str(request["args"][-1])
     if "slow" in name: time.sleep(0.4)
     if "dies" in name: sys.exit(1)
-    if "nonsense" in name: print("nonsense", flush=True)
+    if "nonsense" in name: said.append("nonsense\\n")
     if "refused" in name:
         say(id=request["id"], error={"name": name.split("@")[1], "message": "Words of systemd."})
     elif request["call"] == "has_job": say(id=request["id"], result=os.path.exists("job goes on"))
     elif request["call"] == "queue_job":
-        sys.stdout.write(json.dumps({"id": request["id"], "result": 7}) + "\\n")
+        say(id=request["id"], result=7)
         if "endless" not in name: say(event="job", job=7, result="dependency")
-        sys.stdout.flush()
     elif request["call"] == "read_units":
         unit, path = next(iter(request["args"][0].items()))
         state = {"MainPID": len(calls_of("read_units"))} if path else {"UnitFileState": "static"}
@@ -55,7 +62,8 @@ for line in sys.stdin:
         loaded = open("loaded").read().split() if os.path.exists("loaded") else []
         say(id=request["id"], result=[[unit, "loaded", "active", "running", "/" + unit] for unit in loaded])
     else: say(id=request["id"], result=[name])
-    if "reloads" in name: say(event="changed", unit="")
+    if "reloads" in name and request["call"] != "list_units": say(event="changed", unit="")
+    flush()
 """
 
 
@@ -367,6 +375,22 @@ async def test_bus_without_systemd_is_named(empty_bus: str) -> None:
 async def test_missing_bus_is_named(tmp_path: Path) -> None:
     with pytest.raises(DeadlineError, match=r"cannot connect to systemd: .*bus"):
         await Systemd.open(bus_address=f"unix:path={tmp_path}/none", deadline_sec=2)
+
+
+class FakeBus:
+    """Answers every call with a unit's path and properties."""
+
+    def call_method(self, *call: object) -> SimpleNamespace:
+        return SimpleNamespace(body={b"MainPID": 7, b"Id": b"a"} if b"GetAll" in call else b"/path")
+
+
+@pytest.mark.parametrize(("longest_sec", "read"), [(60.0, ["a", "b"]), (0.0, ["a"])])
+def test_slow_systemd_is_asked_for_one_unit_at_a_time(
+    longest_sec: float, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(systemd_worker, "LONGEST_READ_SEC", longest_sec)
+    worker = systemd_worker.Worker(cast("DBus", FakeBus()), source=0, sink=1, patterns=[])
+    assert worker.read_units({"a": "", "b": "/b"}) == {unit: {"MainPID": 7} for unit in read}
 
 
 # -- values

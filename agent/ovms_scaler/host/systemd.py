@@ -136,7 +136,7 @@ class Systemd:
         """
         properties = self._view.read_kept(unit)
         if properties is None or "UnitFileState" in properties:
-            properties = await self._ask("read_exec", unit, verb="read", unit=unit, is_urgent=False)
+            properties = await self._ask("read_exec", unit, verb="read", unit=unit)
         return unit_properties.parse_exec(properties)
 
     async def start(self, unit: str, *, wait: bool = True, deadline_sec: float = JOB_SEC) -> str:
@@ -217,27 +217,16 @@ class Systemd:
         return future.result() if future.done() else None
 
     async def _look_up(self, name: str, question: Collection[str]) -> object:
-        """Ask for the view, which lets everybody else go first."""
-        return await self._call(name, question, verb="read", unit=", ".join(question), is_urgent=False)
+        return await self._call(name, question, verb="read", unit=", ".join(question))
 
-    async def _ask(
-        self, name: str, *args: object, verb: str, unit: str, is_urgent: bool = True
-    ) -> Mapping[str, object]:
-        return as_mapping(await self._call(name, *args, verb=verb, unit=unit, is_urgent=is_urgent))
+    async def _ask(self, name: str, *args: object, verb: str, unit: str) -> Mapping[str, object]:
+        return as_mapping(await self._call(name, *args, verb=verb, unit=unit))
 
     async def _call(
-        self,
-        name: str,
-        *args: object,
-        verb: str,
-        unit: str,
-        deadline_sec: float = CALL_SEC,
-        is_urgent: bool = True,
+        self, name: str, *args: object, verb: str, unit: str, deadline_sec: float = CALL_SEC
     ) -> object:
         try:
-            return await self._link.call(
-                name, *args, what=f"{verb} {unit}", deadline_sec=deadline_sec, is_urgent=is_urgent
-            )
+            return await self._link.call(name, *args, what=f"{verb} {unit}", deadline_sec=deadline_sec)
         except systemd_link.RefusedError as error:
             raise systemd_link.explain(error, verb=verb, unit=unit) from error
 

@@ -5,7 +5,7 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ovms_scaler.errors import DeadlineError, HostError
@@ -52,12 +52,11 @@ class Pending:
 class Link:
     """One worker at a time, and the calls to it.
 
-    Calls are sent one by one, in the order in which they were made, urgent ones before the others. Each
-    deadline runs from the moment of the call, and a call whose deadline passes while it waits is never sent.
-    A call that systemd leaves unanswered past its deadline cannot be taken back (it may still take effect);
-    until it is answered every further call fails at once. ``stuck_sec`` later the worker is killed and
-    replaced. A worker that ended is replaced too, after a pause that grows to five seconds; calls wait for
-    the new one.
+    Calls are sent one by one, in the order in which they were made. Each deadline runs from the moment of
+    the call, and a call whose deadline passes while it waits is never sent. A call that systemd leaves
+    unanswered past its deadline cannot be taken back (it may still take effect); until it is answered every
+    further call fails at once. ``stuck_sec`` later the worker is killed and replaced. A worker that ended
+    is replaced too, after a pause that grows to five seconds; calls wait for the new one.
     """
 
     def __init__(
@@ -73,9 +72,6 @@ class Link:
         self._environment = {**environment, "SYSTEMD_BUS_TIMEOUT": str(BUS_TIMEOUT_SEC)}
         self._stuck_sec = stuck_sec
         self._turn = asyncio.Lock()
-        self._urgent = 0  # calls that are under way or wait for their turn
-        self._nothing_urgent = asyncio.Event()
-        self._nothing_urgent.set()
         self._idle = asyncio.Event()
         self._pending: Pending | None = None
         self._process: asyncio.subprocess.Process | None = None
@@ -111,16 +107,14 @@ class Link:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeper
 
-    async def call(
-        self, name: str, *args: object, what: str, deadline_sec: float, is_urgent: bool = True
-    ) -> object:
+    async def call(self, name: str, *args: object, what: str, deadline_sec: float) -> object:
         """The worker's answer. Raises RefusedError, DeadlineError ("cannot ``what``: ...") and HostError."""
         loop = asyncio.get_running_loop()
         if self._pending and loop.time() >= self._pending.due:
             raise DeadlineError(f"cannot {what}: {self.trouble}")
         due = loop.time() + deadline_sec
         try:
-            async with asyncio.timeout_at(due), self._take_turn(is_urgent=is_urgent):
+            async with asyncio.timeout_at(due), self._turn:
                 await self._idle.wait()
                 return await asyncio.shield(self._send(name, args, due=due))
         except TimeoutError:
@@ -128,27 +122,6 @@ class Link:
             raise DeadlineError(f"cannot {what}: {why}") from None
         except ConnectionError as error:
             raise HostError(f"cannot {what}: {error}") from error
-
-    @contextlib.asynccontextmanager
-    async def _take_turn(self, *, is_urgent: bool) -> AsyncIterator[None]:
-        if is_urgent:
-            self._urgent += 1
-            self._nothing_urgent.clear()
-        try:
-            await self._turn.acquire()
-            while self._urgent and not is_urgent:
-                self._turn.release()
-                await self._nothing_urgent.wait()
-                await self._turn.acquire()
-            try:
-                yield
-            finally:
-                self._turn.release()
-        finally:
-            if is_urgent:
-                self._urgent -= 1
-                if not self._urgent:
-                    self._nothing_urgent.set()
 
     def _send(self, name: str, args: Sequence[object], *, due: float) -> asyncio.Future[object]:
         loop = asyncio.get_running_loop()

@@ -85,7 +85,8 @@ class UnitView:
     async def look(self, units: Iterable[str], patterns: Collection[str]) -> dict[str, Properties]:
         """The properties of ``units``, and of all that are loaded and match one of ``patterns``.
 
-        One look at a time. Raises HostError; what was read before that need not be read again.
+        One look at a time; it asks for a part at a time, so that orders get their turn in between. Raises
+        HostError; what was read before that need not be read again.
         """
         listed = await self._list((*map(glob.escape, units), *patterns))
         wanted = {*units, *(unit for unit in listed if _matches(unit, patterns))}
