@@ -8,7 +8,13 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# The same examples each time: what was tried does not depend on chance. `make fuzz` and HYPOTHESIS_RANDOM=1
+# look for others.
+hypothesis.settings.register_profile("fixed", derandomize=True)
+hypothesis.settings.load_profile("default" if os.environ.get("HYPOTHESIS_RANDOM") else "fixed")
 
 # A thread that was told to end is given this long to do so; one that was not told fails the test after it.
 THREAD_GRACE_SEC = 2.0

@@ -158,6 +158,13 @@ class Vm(Guest):
 
     # Own affairs
 
+    def read_crash(self) -> str:
+        """How QEMU ended by itself, "" while it runs."""
+        status = self._process.poll() if self._process is not None else None
+        if status is None:
+            return ""
+        return f"QEMU ended, with status {status}; it said:\n{self.console()[-2000:]}"
+
     def _start(self, image: VmImage) -> None:
         """Start QEMU and learn where the guest will take commands."""
         ours, theirs = socket.socketpair()
