@@ -8,6 +8,7 @@ ScalerError              anything this project raises on purpose
 ├── RefusedError         an order that would do harm now
 └── HostError            something outside did not do what was asked
     ├── DeadlineError    it did not answer in time
+    │   └── SilenceError systemd answers nobody: what it was asked for may be as good as ever
     └── UnreachableError the agent cannot be asked
 """
 
@@ -74,6 +75,10 @@ class HostError(ScalerError):
 
 class DeadlineError(HostError):
     """What was asked did not answer before its deadline."""
+
+
+class SilenceError(DeadlineError):
+    """systemd cannot be reached, or answers nothing."""
 
 
 class UnreachableError(HostError):

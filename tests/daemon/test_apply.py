@@ -185,6 +185,16 @@ async def test_a_stop_that_fails_is_tried_by_the_next_pass(host: DaemonHost) -> 
     assert host.memory.jobs == set()
 
 
+async def test_a_systemd_that_is_silent_refuses_nothing(host: DaemonHost) -> None:
+    target = host.target()
+    files = render_proxy_files(target, {})
+    host.proxy.silent = True
+    failures = await host.applier.apply(of(InstallProxy(files=files)))
+    assert failures == ("cannot reload the proxy: systemd does not answer",)
+    planned = plan(target, await host.observe(target))
+    assert any(isinstance(action, InstallProxy) for action in planned.actions)
+
+
 async def test_a_proxy_that_refuses_is_remembered_until_it_takes_something(host: DaemonHost) -> None:
     target = host.target()
     files = render_proxy_files(target, {})

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ovms_scaler.core import route
 from ovms_scaler.core.nginx import ProxyFiles
-from ovms_scaler.errors import HostError
+from ovms_scaler.errors import HostError, SilenceError
 from ovms_scaler.host.nginx import ProxyOutcome
 
 
@@ -19,6 +19,7 @@ class FakeProxy:
     running: str | None = None
     refuses: str = ""
     installed: list[str] = field(default_factory=list)
+    silent: bool = False  # no reload, as systemd does not answer
     answering: asyncio.Event = field(default_factory=asyncio.Event)  # cleared: an installation does not end
 
     def __post_init__(self) -> None:
@@ -34,6 +35,8 @@ class FakeProxy:
     async def install(self, files: ProxyFiles) -> ProxyOutcome:
         """As the real one: a refused configuration stays out, membership is taken all the same."""
         await self.answering.wait()
+        if self.silent:
+            raise SilenceError("cannot reload the proxy: systemd does not answer")
         if self.refuses and self.refuses in files.files[route.CONFIGURATION]:
             if route.CONFIGURATION in self.files.files:
                 self._take(route.fall_back(self.files.files, files.files))

@@ -12,7 +12,7 @@ from pathlib import Path
 import systemd_syntax
 
 from ovms_scaler.core.facts import ExecFacts, UnitFacts
-from ovms_scaler.errors import DeadlineError, HostError
+from ovms_scaler.errors import HostError, SilenceError
 from ovms_scaler.host.systemd_view import LOOK_SEC, Seen
 
 STOPPED = {"active_state": "inactive", "sub_state": "dead", "main_pid": 0}
@@ -55,7 +55,7 @@ class FakeUnits:
 
     @property
     def trouble(self) -> str:
-        return "systemd has not answered an earlier call for 10 s" if self.overdue else ""
+        return "systemd has not answered an earlier call" if self.overdue else ""
 
     def subscribe(self, changed: Callable[[str], None]) -> None:
         self.listeners.append(changed)
@@ -172,14 +172,14 @@ class FakeUnits:
         A look does not: who wants something of it goes first.
         """
         if self.overdue:
-            raise DeadlineError(f"cannot {what}: {self.trouble}")
+            raise SilenceError(f"cannot {what}: {self.trouble}")
         try:
             # Not wait_for(): before Python 3.12 it loses a cancellation that meets with the event.
             async with asyncio.timeout(deadline_sec):
                 await self.answering.wait()
         except TimeoutError:
             self.overdue += not is_read
-            raise DeadlineError(f"cannot {what}: systemd did not answer in {deadline_sec:g} s") from None
+            raise SilenceError(f"cannot {what}: systemd did not answer in {deadline_sec:g} s") from None
 
     def thaw(self) -> None:
         """PID 1 answers again."""

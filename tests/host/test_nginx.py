@@ -23,7 +23,7 @@ from proxy_lab import (
 )
 
 from ovms_scaler.core import nginx
-from ovms_scaler.errors import HostError
+from ovms_scaler.errors import HostError, SilenceError
 from ovms_scaler.host import nginx as nginx_adapter
 
 CHAT_PATH = "/v3/chat/completions"
@@ -482,6 +482,28 @@ async def test_a_port_in_use_is_reported_and_the_previous_configuration_stays(fr
     assert front.proxy.nginx.read() == wanted
     assert await front.proxy.nginx.read_generation() == wanted.generation
     assert {(await front.ask()).headers["x-ovms-instance"] for _ in range(4)} <= {"chat-numa0", "chat-numa1"}
+
+
+async def test_a_reload_that_systemd_does_not_answer_for_is_made_up_for(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = front.engines
+    await front.install(member(first), member(second))
+    before = await front.proxy.nginx.read_generation()
+    wanted = front.files(member(second))
+
+    async def stay_silent(unit: str) -> str:
+        raise SilenceError(f"cannot reload {unit}: systemd did not answer in 10 s")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(front.proxy, "reload", stay_silent)
+        with pytest.raises(SilenceError):
+            await front.proxy.nginx.install(wanted)
+    # Whatever reloads it by then, it will be with these.
+    assert front.proxy.nginx.read() == wanted
+    assert await front.proxy.nginx.read_generation() == before
+    assert (await front.proxy.nginx.install(wanted)).is_reloaded
+    assert {(await front.ask()).headers["x-ovms-instance"] for _ in range(4)} == {"chat-numa1"}
 
 
 async def test_a_port_in_use_at_the_first_start_is_reported_and_taken_once_it_is_free(front: Front) -> None:

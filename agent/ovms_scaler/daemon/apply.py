@@ -18,7 +18,7 @@ from ovms_scaler.daemon.observe import Memory
 from ovms_scaler.daemon.ports import ProxyPort, Units
 from ovms_scaler.daemon.started import PROXY_UNIT, TARGET_UNIT
 from ovms_scaler.daemon.wedges import Wedges
-from ovms_scaler.errors import HostError
+from ovms_scaler.errors import HostError, SilenceError
 from ovms_scaler.host.store import Store
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -212,6 +212,8 @@ class Applier:
         memory = self._memory
         try:
             outcome = await self._proxy.install(action.files)
+        except SilenceError:
+            raise  # nobody refused it: it is tried again as soon as systemd answers
         except HostError as error:
             memory.proxy_error = error.message
             memory.proxy_refused = action.files.generation

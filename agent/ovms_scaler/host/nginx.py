@@ -14,7 +14,7 @@ from typing import Protocol
 from ovms_scaler.core import route
 from ovms_scaler.core.facts import UnitFacts
 from ovms_scaler.core.route import ProxyFiles
-from ovms_scaler.errors import DeadlineError, HostError
+from ovms_scaler.errors import DeadlineError, HostError, SilenceError
 from ovms_scaler.host import emerg_log, files
 
 PROXY_UNIT = "ovms-scaler-proxy.service"
@@ -110,6 +110,8 @@ class Nginx:
                     await self._check(new)
                 written = await self._write(wanted.files)
                 await self._activate(written.generation, running=running)
+            except SilenceError:
+                raise  # no word against the files: whoever reloads next takes them
             except HostError as error:
                 await self._go_back(previous, wanted, because=error)
                 raise

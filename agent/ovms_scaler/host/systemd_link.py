@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ovms_scaler.errors import DeadlineError, HostError
+from ovms_scaler.errors import HostError, SilenceError
 
 # sd-bus gives up on a call by itself after this long: beyond every deadline of ours, so that one place
 # decides.
@@ -108,10 +108,11 @@ class Link:
                 await self._keeper
 
     async def call(self, name: str, *args: object, what: str, deadline_sec: float) -> object:
-        """The worker's answer. Raises RefusedError, DeadlineError ("cannot ``what``: ...") and HostError."""
+        """The worker's answer. Raises RefusedError, and SilenceError ("cannot ``what``: ...")."""
         loop = asyncio.get_running_loop()
         if self._pending and loop.time() >= self._pending.due:
-            raise DeadlineError(f"cannot {what}: {self.trouble}")
+            # In the same words each time: it is said once.
+            raise SilenceError(f"cannot {what}: systemd has not answered an earlier call")
         due = loop.time() + deadline_sec
         try:
             async with asyncio.timeout_at(due), self._turn:
@@ -119,9 +120,9 @@ class Link:
                 return await asyncio.shield(self._send(name, args, due=due))
         except TimeoutError:
             why = self._trouble or f"systemd did not answer in {deadline_sec:g} s"
-            raise DeadlineError(f"cannot {what}: {why}") from None
+            raise SilenceError(f"cannot {what}: {why}") from None
         except ConnectionError as error:
-            raise HostError(f"cannot {what}: {error}") from error
+            raise SilenceError(f"cannot {what}: {error}") from error
 
     def _send(self, name: str, args: Sequence[object], *, due: float) -> asyncio.Future[object]:
         loop = asyncio.get_running_loop()
