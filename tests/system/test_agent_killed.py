@@ -60,7 +60,7 @@ def test_agent_that_hangs_is_replaced_and_no_client_notices(host: Host) -> None:
 
 
 def test_bus_that_goes_is_told_and_found_again(host: Host) -> None:
-    victim, other = "chat-numa0.0", "chat-numa0.1"
+    victim, other = "chat-numa0.1", "chat-numa0.0"
     pid = agent_host.read_agent_pid(host)
     with Traffic(host, stream="no") as traffic:
         traffic.wait_for_answers(host)
