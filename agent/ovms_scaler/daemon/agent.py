@@ -13,6 +13,7 @@ from ovms_scaler import config as configuration
 from ovms_scaler.core.books import Books
 from ovms_scaler.core.device_event import DeviceEvent
 from ovms_scaler.core.facts import Facts
+from ovms_scaler.core.instance import unit_name
 from ovms_scaler.core.lifecycle import State
 from ovms_scaler.core.plan import Plan, plan
 from ovms_scaler.core.spec import GpuRules
@@ -281,12 +282,9 @@ class Agent:
                 "reason": verdict.reason,
                 "hint": verdict.hint,
             }
-            write(
-                "instance changed",
-                instance=name,
-                state=verdict.state.value,
-                **{key: text for key, text in details.items() if text},
-            )
+            said = {key: text for key, text in details.items() if text}
+            unit = unit_name(name)
+            write("instance changed", instance=name, unit=unit, state=verdict.state.value, **said)
 
     def _summary(self) -> str:
         if self._target is None:
