@@ -120,11 +120,15 @@ class CredentialStore:
                 return None
 
     def _note_taken(self, number: str, sources: Mapping[str, str]) -> None:
-        if not number:
-            with contextlib.suppress(FileNotFoundError):
-                (self._directory / _TAKEN).unlink()
-            return
-        files.write_text(self._directory / _TAKEN, json.dumps({"number": number, "files": dict(sources)}))
+        """Raises HostError. Writes nothing that is so already: the directory may be read-only."""
+        path = self._directory / _TAKEN
+        try:
+            if number:
+                files.write_text(path, json.dumps({"number": number, "files": dict(sources)}))
+            elif path.exists():
+                path.unlink()
+        except OSError as error:
+            raise HostError(f"cannot note the credentials in {path}: {error.strerror}") from error
 
     def _read_set(self, number: str) -> dict[str, bytes] | None:
         try:
