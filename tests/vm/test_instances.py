@@ -103,11 +103,11 @@ def read_plan(vm: Vm) -> dict[str, Document]:
 
 
 def wait_for_cpus(vm: Vm, name: str, cpus: str) -> None:
-    """Wait until an instance serves on exactly these CPUs."""
+    """Wait until an instance serves on exactly these CPUs; it is outdated as long as it runs on others."""
 
     def serves(found: Document) -> bool:
         entry = agent_host.find_instance(found, name)
-        return entry["cpus"] == cpus and bool(entry["in_rotation"])
+        return entry["cpus"] == cpus and bool(entry["in_rotation"]) and not entry["outdated"]
 
     agent_host.wait_for_status(vm, serves, f"{name} to serve on CPUs {cpus}", timeout_sec=120)
 
