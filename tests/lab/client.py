@@ -108,7 +108,7 @@ async def _ask(client: openai.AsyncOpenAI, model: str, counts: Counts, *, stream
             instance = error.response.headers.get("X-OVMS-Instance", "")
         if not instance:
             counts.lost += 1
-        elif isinstance(error, httpx.HTTPError):
+        elif isinstance(error, httpx.HTTPError | openai.APIConnectionError):
             counts.cut += 1
         else:
             counts.errors[instance] += 1
