@@ -117,8 +117,8 @@ async def _ask(client: openai.AsyncOpenAI, model: str, counts: Counts, *, stream
 def main() -> None:
     url, model, what, *numbers = sys.argv[1:]
     if what == "load":
-        # A reload closes idle connections, perhaps just when one is used again. Clients ask again then; this one
-        # never does, so each of its requests has a connection of its own.
+        # A reload closes idle connections, perhaps just when one is used again. Clients ask again then;
+        # this one never does, so each of its requests has a connection of its own.
         own = httpx.AsyncClient(limits=httpx.Limits(max_keepalive_connections=0), timeout=120)
         client = openai.AsyncOpenAI(base_url=url, api_key="unused", max_retries=0, http_client=own)
         asyncio.run(load(client, model, int(numbers[0]), int(numbers[1])))
