@@ -119,8 +119,10 @@ def main() -> None:
     if what == "load":
         # A reload closes idle connections, perhaps just when one is used again. Clients ask again then;
         # this one never does, so each of its requests has a connection of its own.
-        own = httpx.AsyncClient(limits=httpx.Limits(max_keepalive_connections=0), timeout=120)
-        client = openai.AsyncOpenAI(base_url=url, api_key="unused", max_retries=0, http_client=own)
+        own = {"Connection": "close"}
+        client = openai.AsyncOpenAI(
+            base_url=url, api_key="unused", max_retries=0, timeout=120, default_headers=own
+        )
         asyncio.run(load(client, model, int(numbers[0]), int(numbers[1])))
         return
     (chat if what == "chat" else stream)(openai.OpenAI(base_url=url, api_key="unused", max_retries=0), model)
