@@ -83,7 +83,7 @@ def squeeze(box: Path, pids: list[int]) -> None:
                 raise LabError(
                     f"cannot have an engine killed for want of memory: alive after {TIMEOUT_SEC} s"
                 )
-            time.sleep(0.001)
+            time.sleep(0.001)  # the death of somebody else's child has no event in cgroup v1
     finally:
         hog.kill()
         hog.wait()

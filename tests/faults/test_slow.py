@@ -24,7 +24,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.001)
+        time.sleep(0.001)  # that a process was stopped shows in /proc only
 
 
 def test_a_slow_process_is_stopped_again_and_again_and_answers_in_between() -> None:

@@ -187,7 +187,7 @@ class Vm(Guest):
             with contextlib.suppress(LabError, OSError, subprocess.TimeoutExpired):
                 self.execute("true", stdin=b"", timeout_sec=5, env={})
                 break
-            time.sleep(0.2)
+            time.sleep(0.2)  # nothing tells that a guest begins to listen
         left = deadline - time.monotonic()
         state = self.run("systemctl", "is-system-running", "--wait", check=False, timeout_sec=left).stdout
         if state != "running\n":

@@ -234,7 +234,7 @@ def test_one_that_burns_uses_cpu_time_while_it_generates(start: Start) -> None:
             program.get("/v1/config")
             if read_cpu_sec(program.pid) > used + 1.0:
                 break
-            time.sleep(0.05)
+            time.sleep(0.05)  # CPU time is a counter, without an event
         assert read_cpu_sec(program.pid) > used + 1.0
 
 

@@ -35,7 +35,7 @@ def _follow(document: Document, read: Callable[[], Document], *, as_json: bool) 
         if current != shown:
             _show(current, as_json=as_json)
             shown = current
-        time.sleep(INTERVAL_SEC)
+        time.sleep(INTERVAL_SEC)  # the control socket sends no events
         current = _try(read)
 
 
@@ -60,7 +60,7 @@ def _redraw(document: Document, read: Callable[[], Document]) -> NoReturn:
                 view = tables.stack(view, "", tables.cell(current, "bold red"))
             document = last
             live.update(view, refresh=True)
-            time.sleep(INTERVAL_SEC)
+            time.sleep(INTERVAL_SEC)  # the same
             current = _try(read)
 
 
