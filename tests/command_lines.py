@@ -6,7 +6,8 @@ import shlex
 
 import click
 
-from ovms_scaler.ctl.main import PROGRAM, cli
+from ovms_scaler.ctl.main import cli
+from ovms_scaler.ctl.options import PROGRAM
 
 # In a code span it ends with the span, on a line of an example with the line, a pipe or a second command.
 COMMAND = re.compile(rf"(?:^ *|`|&& ){PROGRAM} ((?:[a-z]|--)[^`|;&#\n]*)", re.MULTILINE)

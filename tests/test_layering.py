@@ -39,12 +39,12 @@ PURE_PATHS = {"basename", "dirname", "isabs", "join", "normpath"}
 # Each library from outside, and the only modules that may know it.
 OWNERS = {
     "aiohttp": {"daemon/control.py"},
-    "click": {"ctl/*.py"},
+    "click": {"ctl/*.py", "ctl/verbs/*.py"},
     "h11": {"host/ovms.py"},
     "psutil": {"host/processes.py"},
     "pystemd": {"host/systemd_worker.py"},
     "pyudev": {"host/devices.py"},
-    "rich": {"ctl/*.py"},
+    "rich": {"ctl/*.py", "ctl/verbs/*.py"},
     "structlog": {"daemon/*.py", "log.py"},
 }
 

@@ -14,7 +14,8 @@ import ovms_scaler
 from ovms_scaler import config as configuration
 from ovms_scaler.ctl import client, options
 from ovms_scaler.ctl.exits import Exit
-from ovms_scaler.ctl.main import PROGRAM, cli
+from ovms_scaler.ctl.main import cli
+from ovms_scaler.ctl.options import PROGRAM
 from ovms_scaler.daemon import control
 
 VERBS = sorted(cli.commands)

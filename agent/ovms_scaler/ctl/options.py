@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+PROGRAM = "ovms-scalerctl"
 # The same as in ovms_scaler.config and ovms_scaler.ctl.client, which are not imported for --help.
 CONFIG = "/etc/ovms-scaler/config.toml"
 SOCKET = "/run/ovms-scaler/control.sock"

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs of ovms-scalerctl, by what they are about; each module names its own in VERBS."""
