@@ -14,12 +14,14 @@ import pytest
 
 from ovms_scaler.core.nginx import ProxySettings
 from ovms_scaler.core.spec import GpuRules, Pool, Proxy, Spec
+from ovms_scaler.core.spec_admin import Admin
 from ovms_scaler.core.spec_engine import Engine, Graph, Ovms
 from ovms_scaler.core.spec_health import HealthRules
 
 PACKAGING = Path(__file__).parents[1] / "packaging"
 CONFIG = (PACKAGING / "config.toml").read_text()
 TABLES = {
+    "admin": Admin,
     "engine": Engine,
     "gpu": GpuRules,
     "health": HealthRules,
@@ -72,7 +74,7 @@ def test_shipped_configuration_shows_the_defaults(name: str) -> None:
 def test_shipped_configuration_marks_examples() -> None:
     """Whoever reads "#weight = 32" must not take it for the default."""
     unmarked = []
-    for name in ("engine", "gpu", "health", "pool", "proxy"):
+    for name in ("admin", "engine", "gpu", "health", "pool", "proxy"):
         for field in dataclasses.fields(TABLES[name]):
             comment = re.search(rf"((?:^# .*\n)+)(?:#.*\n)?^#{field.name} = ", CONFIG, re.M)
             if comment is not None and has_default(field) == ("(Example)" in comment[1]):

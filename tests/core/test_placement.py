@@ -23,8 +23,10 @@ Pool = dict[str, object]
 WriteMachine = Callable[[Path], Path]
 
 
-def place_on(topology: Topology, *pools: Pool, book: dict[str, int] | None = None) -> Layout:
-    return place(world.spec(*(pools or ({},))), topology, Books(ports=book or {}))
+def place_on(
+    topology: Topology, *pools: Pool, book: dict[str, int] | None = None, **tables: object
+) -> Layout:
+    return place(world.spec(*(pools or ({},)), **tables), topology, Books(ports=book or {}))
 
 
 def refuse(
@@ -346,7 +348,22 @@ def test_place_refuses_clients_on_the_port_that_an_instance_has() -> None:
     problems = refuse(world.topology(), {"listen": "8004"}, book={"chat-numa1": 8004})
     assert [str(problem) for problem in problems] == [
         "pool[0].listen: must not be 8004, which is the port of instance 'chat-numa1'\n"
-        "  hint: ports are remembered; choose another one for clients"
+        "  hint: ports are remembered; choose another one"
+    ]
+
+
+def test_place_never_gives_an_instance_the_port_of_the_agent() -> None:
+    layout = place_on(world.topology(), engine={"first_port": 8002})
+    assert [one.port for one in layout.instances] == [8003, 8004]
+    layout = place_on(world.topology(), engine={"first_port": 8002}, admin={"listen": ""})
+    assert [one.port for one in layout.instances] == [8002, 8003]
+
+
+def test_place_refuses_the_agent_on_the_port_that_an_instance_has() -> None:
+    problems = refuse(world.topology(), {}, book={"chat-numa1": 8002})
+    assert [str(problem) for problem in problems] == [
+        "admin.listen: must not be 8002, which is the port of instance 'chat-numa1'\n"
+        "  hint: ports are remembered; choose another one"
     ]
 
 

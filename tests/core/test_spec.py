@@ -254,6 +254,33 @@ def test_listen_refuses(listen: str, rule: str) -> None:
     assert refuse(pool(listen=listen)) == [f'pool[0].listen: {rule}\n  hint: for example "127.0.0.1:8000"']
 
 
+@pytest.mark.parametrize("listen", ["", "127.0.0.1:8002", "127.255.0.1:1", "[::1]:65535"])
+def test_admin_takes(listen: str) -> None:
+    assert parse_spec({"admin": {"listen": listen}}, Reader(lambda _: "")).admin.listen == listen
+
+
+LOOPBACK = "must be ADDRESS:PORT with an address of the loopback, 127.0.0.1 or [::1], not "
+
+
+@pytest.mark.parametrize(
+    ("listen", "rule"),
+    [
+        ("8002", LOOPBACK + "'8002'"),
+        ("0.0.0.0:8002", LOOPBACK + "'0.0.0.0:8002'"),
+        ("[::]:8002", LOOPBACK + "'[::]:8002'"),
+        ("192.0.2.1:8002", LOOPBACK + "'192.0.2.1:8002'"),
+        ("[::ffff:127.0.0.1]:8002", LOOPBACK + "'[::ffff:127.0.0.1]:8002'"),
+        ("127.0.0.1:0", "must name a port from 1 to 65535, not 0"),
+        ("127.1:80", "must be a port or ADDRESS:PORT with a literal address, not '127.1:80'"),
+        ("localhost:8002", "must be a port or ADDRESS:PORT with a literal address, not 'localhost:8002'"),
+    ],
+)
+def test_admin_refuses(listen: str, rule: str) -> None:
+    assert refuse({"admin": {"listen": listen}}) == [
+        f'admin.listen: {rule}\n  hint: for example "127.0.0.1:8002"'
+    ]
+
+
 @given(st.text(max_size=40))
 def test_a_name_is_safe_in_units_files_and_nginx(name: str) -> None:
     try:

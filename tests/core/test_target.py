@@ -112,6 +112,24 @@ def test_addresses_that_cannot_be_bound_side_by_side_are_refused(one: str, two: 
         make({**ZERO, "listen": one}, {**ONE, "listen": two})
 
 
+@pytest.mark.parametrize(
+    ("listen", "admin"),
+    [("8002", "127.0.0.1:8002"), ("127.0.0.2:9000", "127.0.0.2:9000"), ("[::1]:9000", "[0::1]:9000")],
+)
+def test_clients_and_the_agent_do_not_share_an_address(listen: str, admin: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        make({**ZERO, "listen": listen}, admin={"listen": admin})
+    assert [str(problem) for problem in refused.value.problems] == [
+        f"pool[0].listen: must not overlap with {admin!r} of admin.listen, not {listen!r}\n"
+        '  hint: use another port, or give admin.listen another one, or "" to do without'
+    ]
+    assert make({**ZERO, "listen": listen}, admin={"listen": ""}).admin.listen == ""
+
+
+def test_clients_may_have_the_port_of_the_agent_at_another_address() -> None:
+    assert make({**ZERO, "listen": "192.0.2.1:8002"}).admin.listen == "127.0.0.1:8002"
+
+
 def test_a_stream_cannot_tell_models_apart() -> None:
     with pytest.raises(ConfigError, match=r"pool\[1\]\.listen: must not be shared by different models"):
         make(ZERO, {**ONE, "model_name": "org/code"}, proxy={"mode": "stream"})

@@ -55,7 +55,16 @@ def fronts_of(
 
 def listen_problems(spec: Spec) -> list[Problem]:
     """Refuse addresses that nginx could not bind side by side, and modes that cannot tell models apart."""
-    problems: list[Problem] = []
+    problems = [
+        Problem(
+            file="",
+            key=f"pool[{index}].listen",
+            rule=f"must not overlap with {spec.admin.listen!r} of admin.listen, not {pool.listen!r}",
+            hint='use another port, or give admin.listen another one, or "" to do without',
+        )
+        for index, pool in enumerate(spec.pool)
+        if spec.admin.listen and _collide(spec.admin.listen, pool.listen)
+    ]
     for (_, one), (index, pool) in combinations(enumerate(spec.pool), 2):
         if not _collide(one.listen, pool.listen):
             continue

@@ -237,6 +237,8 @@ def _assign_ports(
     spec: Spec, instances: list[Instance], port_book: Mapping[str, int], problems: list[Problem]
 ) -> dict[str, int]:
     listening = {listen_port(pool.listen): f"pool[{index}].listen" for index, pool in enumerate(spec.pool)}
+    if spec.admin.listen:
+        listening.setdefault(listen_port(spec.admin.listen), "admin.listen")
     book = dict(port_book)
     for instance in instances:
         port = book.get(instance.id)
@@ -246,7 +248,7 @@ def _assign_ports(
                     file="",
                     key=listening[port],
                     rule=f"must not be {port}, which is the port of instance {instance.id!r}",
-                    hint="ports are remembered; choose another one for clients",
+                    hint="ports are remembered; choose another one",
                 )
             )
     taken = set(book.values()) | set(listening)

@@ -4,6 +4,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ovms_scaler.core.spec_admin import Admin
 from ovms_scaler.core.spec_engine import Engine, Graph, Ovms
 from ovms_scaler.core.spec_health import HealthRules
 from ovms_scaler.core.table import key, render_schema
@@ -288,6 +289,7 @@ class Spec:
     gpu: GpuRules = key(
         GpuRules, example="{}", doc="Which GPUs are used, and what is done about one that hangs."
     )
+    admin: Admin = key(Admin, example="{}", doc="Where the agent shows itself.")
 
 
 def schema() -> dict[str, object]:

@@ -12,6 +12,7 @@ from ovms_scaler.core.instance import Instance
 from ovms_scaler.core.model import ModelFacts, ModelKind
 from ovms_scaler.core.placement import Layout, normalise_weights, place
 from ovms_scaler.core.spec import GpuRules, Pool, Spec
+from ovms_scaler.core.spec_admin import Admin
 from ovms_scaler.core.spec_health import HealthRules
 from ovms_scaler.core.topology import Topology
 from ovms_scaler.core.unit import drop_in_path, render_drop_in
@@ -52,6 +53,7 @@ class Target:
     books: Books
     health: HealthRules
     gpu: GpuRules
+    admin: Admin
     warnings: tuple[str, ...]
 
     @property
@@ -107,6 +109,7 @@ def resolve(
         books=layout.books,
         health=spec.health,
         gpu=spec.gpu,
+        admin=spec.admin,
         warnings=tuple(dict.fromkeys(warnings)),
     )
 

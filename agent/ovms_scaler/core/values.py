@@ -59,3 +59,15 @@ def listen_rule(text: str) -> str | None:
         except ValueError:  # also for 010.0.0.1, which some programs take for 8.0.0.1
             return f"must name an {kind} address, not {text!r}"
     return None
+
+
+def loopback_rule(text: str) -> str | None:
+    """The rule that ``text`` breaks as a place that only this machine reaches, or "" for none."""
+    if not text:
+        return None
+    if (rule := listen_rule(text)) is not None:
+        return rule
+    address = text.rpartition(":")[0].strip("[]")
+    if not address or not ipaddress.ip_address(address).is_loopback:
+        return f"must be ADDRESS:PORT with an address of the loopback, 127.0.0.1 or [::1], not {text!r}"
+    return None
