@@ -231,6 +231,7 @@ def test_document_says_more_beside_it() -> None:
         "isolated": "6",
         "allowed": "0-2,4",
         "allowed_memory_nodes": "0,2",
+        "cores": ["0,4", "1,5", "2,6"],
         "threads_per_core": 2,
         "sockets": [{"id": 0, "cpus": "0-2,4-6"}],
         "distances": {"0": {"2": 21}, "2": {"0": 21}, "5": {}},

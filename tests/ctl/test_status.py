@@ -9,9 +9,9 @@ from ctl_lab import Ctl, FakeAgent, instance, status
 
 from ovms_scaler.core.facts import Facts
 from ovms_scaler.core.lifecycle import State
+from ovms_scaler.core.quantities import format_duration
 from ovms_scaler.core.status import status_document
 from ovms_scaler.ctl import status_view
-from ovms_scaler.ctl.status_view import format_duration
 
 SILENT_PROXY: dict[str, object] = {
     "generation": None,

@@ -210,6 +210,7 @@ def topology_document(topology: Topology) -> dict[str, object]:
         "isolated": format_cpu_list(topology.isolated),
         "allowed": format_cpu_list(topology.allowed),
         "allowed_memory_nodes": format_cpu_list(topology.allowed_memory_nodes),
+        "cores": [format_cpu_list(core) for core in topology.cores],
         "threads_per_core": max((len(core) for core in topology.cores), default=0),
         "sockets": [{"id": number, "cpus": format_cpu_list(cpus)} for number, cpus in topology.packages],
         "distances": {

@@ -8,9 +8,10 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
+from ovms_scaler.core.news import Row, parse_empty_pools, parse_rows, table
+from ovms_scaler.core.quantities import format_duration
 from ovms_scaler.ctl import tables
 from ovms_scaler.ctl.tables import cell, indented, make_table, stack
-from ovms_scaler.ctl.verdict import Row, parse_empty_pools, parse_rows, table
 
 # By name, as ovms_scaler.core.lifecycle would bring half the package along, at a cost that people notice.
 _STYLES = {
@@ -47,17 +48,6 @@ def render_status(document: Mapping[str, Any], *, now: float) -> RenderableType:
     parts += _render_sentences("Problems", "bold red", document.get("problems"))
     parts += _render_sentences("Warnings", "bold yellow", document.get("warnings"))
     return stack(*parts)
-
-
-def format_duration(seconds: float) -> str:
-    """In two units at most: "12s", "5m03s", "2h05m", "3d04h"."""
-    whole = max(0, int(seconds))
-    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
-    if days:
-        return f"{days}d{hours % 24:02}h"
-    if hours:
-        return f"{hours}h{minutes % 60:02}m"
-    return f"{minutes}m{whole % 60:02}s" if minutes else f"{whole}s"
 
 
 def _render_table(rows: Sequence[Row], now: float) -> Table:

@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from ovms_scaler.core.news import Row, parse_rows, table
 from ovms_scaler.ctl import output, tables
 from ovms_scaler.ctl.exits import Exit
-from ovms_scaler.ctl.verdict import Row, parse_rows, table
 
 INTERVAL_SEC = 0.2
 _BROKEN = ("failed", "quarantined")

@@ -26,8 +26,8 @@ def status(*, as_json: bool, again: bool, socket: Path) -> Exit:
       ovms-scalerctl status --watch
       ovms-scalerctl status --json | jq '.instances[].state'
     """
+    from ovms_scaler.core.news import is_good
     from ovms_scaler.ctl.client import read_status
-    from ovms_scaler.ctl.verdict import is_good
 
     if again:
         from ovms_scaler.ctl.watch import watch

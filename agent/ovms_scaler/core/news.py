@@ -61,14 +61,14 @@ def parse_rows(document: Mapping[str, Any]) -> tuple[Row, ...]:
             node=entry.get("node"),
             gpus=tuple(map(str, gpus)) if isinstance(gpus := entry.get("gpus"), list) else (),
         )
-        for entry in _entries(document, "instances")
+        for entry in entries(document, "instances")
     )
 
 
 def parse_empty_pools(document: Mapping[str, Any]) -> tuple[str, ...]:
     """Pools of a status document that have no instance at all."""
     return tuple(
-        str(entry.get("name", "?")) for entry in _entries(document, "pools") if entry.get("instances") == 0
+        str(entry.get("name", "?")) for entry in entries(document, "pools") if entry.get("instances") == 0
     )
 
 
@@ -78,6 +78,7 @@ def table(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _entries(document: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+def entries(document: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    """The tables of a list in the document; empty when it is missing."""
     listed = document.get(name)
     return [entry for entry in listed if isinstance(entry, Mapping)] if isinstance(listed, list) else []
