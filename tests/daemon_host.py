@@ -188,6 +188,7 @@ async def daemon_host(root: Path) -> AsyncIterator[DaemonHost]:
         wedges=wedges,
         ends=ends,
         settled=lambda: made[0].wake(),
+        kill=lambda pid, unit: units.kill_process(pid, unit),
     )
     host = DaemonHost(
         root=root,

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -18,7 +19,8 @@ from pathlib import Path
 from ovms_scaler.core import nginx
 from ovms_scaler.core.credentials import OPEN, Access
 from ovms_scaler.core.facts import UnitFacts
-from ovms_scaler.host.nginx import CHECK_UNIT, PROXY_UNIT, Nginx
+from ovms_scaler.host.nginx import CHECK_UNIT, Nginx
+from ovms_scaler.host.proxy_unit import PROXY_UNIT
 
 NGINX = "/usr/sbin/nginx"
 RELOAD_PROXY = Path(__file__).parents[1] / "packaging" / "reload-proxy"
@@ -174,7 +176,14 @@ class Proxy:
         self.during_check: Callable[[], None] = lambda: None
         self.reloading: list[Callable[[], None]] = []  # a reload is under way; each look calls the next
         self.just_reloaded: list[Callable[[], None]] = []  # it has just ended; likewise
-        self.nginx = Nginx(directory, self, deadline_sec=8.0)
+        self.signalled: list[int] = []  # without systemd
+        self.nginx = Nginx(directory, self, hang_up=self._hang_up, deadline_sec=8.0)
+
+    def _hang_up(self, pid: int, unit: str) -> bool:
+        assert unit == PROXY_UNIT
+        self.signalled.append(pid)
+        os.kill(pid, signal.SIGHUP)
+        return True
 
     async def start(self, unit: str) -> str:
         self.jobs.append(f"start {unit}")
@@ -202,8 +211,9 @@ class Proxy:
             await asyncio.wait((ended,), timeout=0.01)
         return "failed"
 
-    async def reload(self, unit: str) -> str:
+    async def reload(self, unit: str, *, queued: Callable[[], None] = lambda: None) -> str:
         self.jobs.append(f"reload {unit}")
+        queued()
         if self.process is None or self.process.returncode is not None:
             return "failed"
         # Given as text: the proxy's user need not be able to see this clone.

@@ -102,7 +102,7 @@ def test_verification_notices_a_misspelled_setting(tmp_path: Path) -> None:
         pytest.param(TEMPLATE, 15, id="instance"),
         pytest.param("ovms-scaler-proxy.service", 15, id="proxy"),
         pytest.param(RECOVERY, 10, id="recovery, which is root and writes to /sys"),
-        pytest.param(AGENT, 21, id="agent, which has to be root and to see the nodes of GPUs"),
+        pytest.param(AGENT, 22, id="agent, which is root, sees the nodes of GPUs, and ends what hangs"),
     ],
 )
 def test_exposure_is_at_most(name: str, tenths: int) -> None:

@@ -2,7 +2,7 @@
 import asyncio
 import fcntl
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ class NoJobs:
     async def start(self, unit: str) -> str:
         raise AssertionError(unit)
 
-    async def reload(self, unit: str) -> str:
+    async def reload(self, unit: str, *, queued: Callable[[], None] = lambda: None) -> str:
         raise AssertionError(unit)
 
     async def read_units(self, units: Iterable[str]) -> dict[str, UnitFacts]:

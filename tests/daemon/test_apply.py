@@ -310,6 +310,22 @@ async def test_a_kill_is_counted_whether_it_worked_or_not(host: DaemonHost) -> N
     assert (await host.observe()).instances["chat-numa0"].repairs == ()
 
 
+async def test_what_hangs_is_killed_without_systemd(host: DaemonHost) -> None:
+    killed: list[tuple[int, str]] = []
+
+    def kill(pid: int, unit: str) -> bool:
+        killed.append((pid, unit))
+        return True
+
+    host.units.kill_process = kill
+    invocation = await start(host)
+    host.units.answering.clear()
+    action = Kill(instance="chat-numa0", invocation_id=invocation, reason="it hangs", pid=4711)
+    assert await host.applier.apply(of(action)) == ()
+    assert killed == [(4711, UNIT)]
+    assert len((await host.observe()).instances["chat-numa0"].repairs) == 1
+
+
 async def test_a_process_that_came_since_is_not_killed(host: DaemonHost) -> None:
     kill = Kill(instance="chat-numa0", invocation_id=await start(host), reason="it errs")
     host.units.die(UNIT)

@@ -6,7 +6,7 @@ from structlog.testing import capture_logs
 
 from ovms_scaler.core.facts import ProxyFacts
 from ovms_scaler.daemon.proxy_watch import ProxyWatch
-from ovms_scaler.host.nginx import PROXY_UNIT
+from ovms_scaler.host.proxy_unit import PROXY_UNIT
 
 GROUP = f"sys/fs/cgroup/system.slice/{PROXY_UNIT}/cgroup.procs"
 LEAVING = "nginx: worker process is shutting down"

@@ -34,6 +34,7 @@ class FakeUnits:
     without their placement, as the ovms@ template does, and restart when they die (restart_elapsed() is
     the end of RestartSec=). ``answering`` cleared is a PID 1 that is stuck. ``next_results`` gives the
     result that the next job of a unit ends with instead of "done". ``calls`` records every order.
+    ``kill_process`` is a kill that goes past systemd.
     """
 
     root: Path
@@ -47,6 +48,7 @@ class FakeUnits:
     listeners: list[Callable[[str], None]] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1000))
     overdue: int = 0
+    kill_process: Callable[[int, str], bool] = lambda _pid, _unit: False
 
     def __post_init__(self) -> None:
         self.answering.set()
@@ -91,8 +93,15 @@ class FakeUnits:
     async def try_restart(self, unit: str, *, wait: bool = True, deadline_sec: float = 100) -> str:
         return await self._order("try-restart", unit, wait=wait, deadline_sec=deadline_sec)
 
-    async def reload(self, unit: str, *, wait: bool = True, deadline_sec: float = 100) -> str:
-        return await self._order("reload", unit, wait=wait, deadline_sec=deadline_sec)
+    async def reload(
+        self,
+        unit: str,
+        *,
+        wait: bool = True,
+        deadline_sec: float = 100,
+        queued: Callable[[], None] = lambda: None,
+    ) -> str:
+        return await self._order("reload", unit, wait=wait, deadline_sec=deadline_sec, queued=queued)
 
     async def reset_failed(self, unit: str) -> None:
         await self._answer(f"reset {unit}", 10)
@@ -187,9 +196,18 @@ class FakeUnits:
         self.overdue = 0
         self._report("")
 
-    async def _order(self, verb: str, unit: str, *, wait: bool, deadline_sec: float) -> str:
+    async def _order(
+        self,
+        verb: str,
+        unit: str,
+        *,
+        wait: bool,
+        deadline_sec: float,
+        queued: Callable[[], None] = lambda: None,
+    ) -> str:
         await self._answer(f"{verb} {unit}", min(10, deadline_sec))
         self.calls.append((verb, unit))
+        queued()
         if unit in self.masked and verb != "stop":
             hint = f"systemctl unmask {unit}"
             raise HostError(f"cannot {verb} {unit}: unit is masked", hint=hint)

@@ -2,7 +2,7 @@
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import pytest
@@ -492,7 +492,7 @@ async def test_a_reload_that_systemd_does_not_answer_for_is_made_up_for(
     before = await front.proxy.nginx.read_generation()
     wanted = front.files(member(second))
 
-    async def stay_silent(unit: str) -> str:
+    async def stay_silent(unit: str, *, queued: Callable[[], None]) -> str:
         raise SilenceError(f"cannot reload {unit}: systemd did not answer in 10 s")
 
     with monkeypatch.context() as patched:
@@ -504,6 +504,42 @@ async def test_a_reload_that_systemd_does_not_answer_for_is_made_up_for(
     assert await front.proxy.nginx.read_generation() == before
     assert (await front.proxy.nginx.install(wanted)).is_reloaded
     assert {(await front.ask()).headers["x-ovms-instance"] for _ in range(4)} == {"chat-numa1"}
+
+
+async def test_a_systemd_that_is_slow_is_not_waited_for(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = front.engines
+    await front.install(member(first), member(second))
+    answers = asyncio.Event()
+
+    async def be_slow(_unit: str, *, queued: Callable[[], None]) -> str:
+        await answers.wait()
+        queued()
+        return "done"
+
+    monkeypatch.setattr(front.proxy, "reload", be_slow)
+    outcome = await front.proxy.nginx.install(front.files(member(second)))
+    assert outcome.is_reloaded
+    assert len(front.proxy.signalled) == 1
+    assert {(await front.ask()).headers["x-ovms-instance"] for _ in range(4)} == {"chat-numa1"}
+
+
+async def test_a_reload_that_systemd_has_taken_is_waited_for(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = front.engines
+    await front.install(member(first), member(second))
+    real = front.proxy.reload
+
+    async def take_long(unit: str, *, queued: Callable[[], None]) -> str:
+        queued()
+        await asyncio.sleep(0.8)  # longer than the patience with a systemd that does not take it
+        return await real(unit)
+
+    monkeypatch.setattr(front.proxy, "reload", take_long)
+    assert (await front.proxy.nginx.install(front.files(member(second)))).is_reloaded
+    assert front.proxy.signalled == []
 
 
 async def test_a_port_in_use_at_the_first_start_is_reported_and_taken_once_it_is_free(front: Front) -> None:

@@ -25,7 +25,7 @@ from proxy_lab import (
 from ovms_scaler.core import nginx
 from ovms_scaler.core.cuts import Cuts
 from ovms_scaler.host.access_log import AccessLog
-from ovms_scaler.host.nginx import PROXY_UNIT
+from ovms_scaler.host.proxy_unit import PROXY_UNIT
 from ovms_scaler.host.proxy_workers import read_leaving_workers
 
 LIMIT_SEC = 20

@@ -67,12 +67,13 @@ class Kill:
     """SIGKILL for an engine that hangs or only errs; Restart=always brings it back.
 
     The connections are reset at once, so that the proxy asks another instance for what has no answer yet.
-    Only the process ``invocation_id`` is meant: one that came since is innocent.
+    Only the process ``invocation_id`` is meant, by its ``pid`` where that is known: another is innocent.
     """
 
     instance: str
     invocation_id: str
     reason: str
+    pid: int = 0
 
     def describe(self) -> str:
         return f"kill {unit_name(self.instance)}"

@@ -74,7 +74,12 @@ def plan_repair(
             return Step(actions=(Stop(instance=instance.id, at_once=True),), verdict=verdict)
     if wait_sec > 0:
         return Step(verdict=verdict, wake_in_sec=min(wait_sec, _POLL_SEC))
-    kill = Kill(instance=instance.id, invocation_id=unit.invocation_id, reason=verdict.reason)
+    kill = Kill(
+        instance=instance.id,
+        invocation_id=unit.invocation_id,
+        reason=verdict.reason,
+        pid=unit.main_pid,
+    )
     return Step(actions=(kill,), verdict=verdict)
 
 

@@ -37,8 +37,12 @@ class Applier:
         wedges: Wedges,
         ends: Ends,
         settled: Callable[[], None] = lambda: None,
+        kill: Callable[[int, str], bool] = lambda _pid, _unit: False,
     ) -> None:
-        """``settled`` is called when a job in the background has ended."""
+        """``settled`` is called when a job in the background has ended.
+
+        ``kill`` sends SIGKILL to a process of a unit without systemd; False when it could not.
+        """
         self._units = units
         self._proxy = proxy
         self._store = store
@@ -46,6 +50,7 @@ class Applier:
         self._wedges = wedges
         self._ends = ends
         self._settled = settled
+        self._kill_process = kill
         self._jobs: set[asyncio.Task[None]] = set()
         self._failures: tuple[str, ...] = ()
 
@@ -165,8 +170,15 @@ class Applier:
             log.error("instance not stopped", instance=action.instance, unit=unit, error=error.message)
 
     async def _kill(self, action: actions.Kill) -> None:
-        """Raises HostError; the attempt counts all the same, unless another process runs by now."""
+        """Raises HostError; the attempt counts all the same, unless another process runs by now.
+
+        Without systemd where possible: clients wait for what hangs, and PID 1 may be slow.
+        """
         unit = unit_name(action.instance)
+        if self._kill_process(action.pid, unit):
+            log.warning("killing instance", instance=action.instance, unit=unit, reason=action.reason)
+            self._ends.note_repair(unit, action.invocation_id, now_sec=time.monotonic())
+            return
         now = (await self._units.read_units([unit]))[unit]
         if now.invocation_id != action.invocation_id:
             log.info("not killed, as it has ended", instance=action.instance, unit=unit)

@@ -39,6 +39,7 @@ from ovms_scaler.host.gpu_idle import read_gpu_idle_sec
 from ovms_scaler.host.nginx import Nginx
 from ovms_scaler.host.notify import Notifier
 from ovms_scaler.host.ovms import Engine
+from ovms_scaler.host.signals import send_signal
 from ovms_scaler.host.store import Store
 from ovms_scaler.host.sysfs import read_topology
 from ovms_scaler.host.systemd import Systemd
@@ -82,7 +83,11 @@ async def _run(config_file: Path) -> None:
             lambda: agent.wake(),
             meter=Meter(read_cpu_sec=read_cpu_sec, read_gpu_idle_sec=read_gpu_idle_sec),
         )
-        proxy = Nginx(Path(PROXY_DIRECTORY), units)
+        proxy = Nginx(
+            Path(PROXY_DIRECTORY),
+            units,
+            hang_up=lambda pid, unit: send_signal(pid, signal.SIGHUP, unit=unit),
+        )
         wedges, ends = Wedges(store), Ends(store)
         observer = Observer(
             units=units,
@@ -102,6 +107,7 @@ async def _run(config_file: Path) -> None:
             wedges=wedges,
             ends=ends,
             settled=lambda: agent.wake(),
+            kill=lambda pid, unit: send_signal(pid, signal.SIGKILL, unit=unit),
         )
         agent = Agent(
             config_file=config_file,

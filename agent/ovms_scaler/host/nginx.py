@@ -6,18 +6,16 @@ import contextlib
 import fcntl
 import shutil
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from ovms_scaler.core import route
-from ovms_scaler.core.facts import UnitFacts
 from ovms_scaler.core.route import ProxyFiles
 from ovms_scaler.errors import DeadlineError, HostError, SilenceError
 from ovms_scaler.host import emerg_log, files
+from ovms_scaler.host.proxy_unit import PROXY_UNIT, Jobs, ProxyUnit
 
-PROXY_UNIT = "ovms-scaler-proxy.service"
 CHECK_UNIT = "ovms-scaler-proxy-check.service"
 _POLL_SEC = 0.01
 _ANSWER_SEC = 1.0
@@ -25,16 +23,6 @@ _RELOAD_SEC = 40.0  # beyond the proxy's TimeoutStartSec=, which bounds a reload
 # nginx's master lets old workers take clients for 100 ms beside the new ones before it tells them to leave
 # (ngx_msleep(100) in ngx_process_cycle.c); after this long with new answers only, the old ones are out.
 _SETTLED_SEC = 0.2
-
-
-class Jobs(Protocol):
-    """What is needed of systemd. Both wait for the job; its result is "done", "failed", "timeout" ..."""
-
-    async def start(self, unit: str) -> str: ...
-
-    async def reload(self, unit: str) -> str: ...
-
-    async def read_units(self, units: Iterable[str]) -> dict[str, UnitFacts]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +42,18 @@ class Nginx:
     invocation id to ended/INSTANCE and reloads. Both write under a lock on the file ``lock``.
     """
 
-    def __init__(self, directory: Path, jobs: Jobs, *, deadline_sec: float = 10.0) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        jobs: Jobs,
+        *,
+        hang_up: Callable[[int, str], bool] = lambda _pid, _unit: False,
+        deadline_sec: float = 10.0,
+    ) -> None:
+        """``hang_up`` sends SIGHUP to a process of a unit; False when it could not."""
         self._directory = directory
         self._jobs = jobs
+        self._unit = ProxyUnit(directory / "work", jobs, hang_up=hang_up)
         self._deadline_sec = deadline_sec
         self._one_at_a_time = asyncio.Lock()
 
@@ -164,12 +161,11 @@ class Nginx:
         """Start or reload the proxy and wait until it answers with ``generation``."""
         # A start begins a new log, which can be as long as the one before: what it says is all of now.
         seen = 0 if running is None else emerg_log.read_size(self._emerg)
-        job = self._jobs.start if running is None else self._jobs.reload
-        await self._run(job, seen=seen)
+        await (self._unit.start(seen=seen) if running is None else self._unit.reload(seen=seen))
         if running is None and await self.read_generation() != generation:
             # It was active after all and only did not answer: a start changes nothing then.
             seen = emerg_log.read_size(self._emerg)
-            await self._run(self._jobs.reload, seen=seen)
+            await self._unit.reload(seen=seen)
         try:
             async with asyncio.timeout(self._deadline_sec):
                 # Where nothing ran there are no old workers to wait for.
@@ -221,12 +217,6 @@ class Nginx:
             elif loop.time() - since >= settled_sec:
                 return
             await asyncio.sleep(_POLL_SEC)
-
-    async def _run(self, job: Callable[[str], Awaitable[str]], *, seen: int) -> None:
-        result = await job(PROXY_UNIT)
-        if result != "done":
-            why = emerg_log.read_tail(self._emerg, since=seen) or f"the job's result is {result!r}"
-            raise HostError(f"cannot {job.__name__} the proxy: {why}", hint=f"journalctl -u {PROXY_UNIT}")
 
     async def _go_back(self, previous: ProxyFiles, wanted: ProxyFiles, *, because: HostError) -> None:
         """The configuration before, membership as wanted. With none before, the new files stay."""

@@ -160,9 +160,19 @@ class Systemd:
         """As restart(), but a unit that does not run is left alone."""
         return await self._run_job("try-restart", unit, wait=wait, deadline_sec=deadline_sec)
 
-    async def reload(self, unit: str, *, wait: bool = True, deadline_sec: float = JOB_SEC) -> str:
-        """Run ExecReload=, as start() otherwise; HostError when the unit has none."""
-        return await self._run_job("reload", unit, wait=wait, deadline_sec=deadline_sec)
+    async def reload(
+        self,
+        unit: str,
+        *,
+        wait: bool = True,
+        deadline_sec: float = JOB_SEC,
+        queued: Callable[[], None] = lambda: None,
+    ) -> str:
+        """Run ExecReload=, as start() otherwise; HostError when the unit has none.
+
+        ``queued`` is called when systemd has taken the job.
+        """
+        return await self._run_job("reload", unit, wait=wait, deadline_sec=deadline_sec, queued=queued)
 
     async def reset_failed(self, unit: str) -> None:
         """Forget a failure and the count of restarts. A unit that is not loaded has nothing to forget."""
@@ -180,7 +190,15 @@ class Systemd:
         """Let systemd read all unit files again."""
         await self._call("reload", verb="reload", unit="systemd's unit files", deadline_sec=RELOAD_SEC)
 
-    async def _run_job(self, verb: str, unit: str, *, wait: bool, deadline_sec: float) -> str:
+    async def _run_job(
+        self,
+        verb: str,
+        unit: str,
+        *,
+        wait: bool,
+        deadline_sec: float,
+        queued: Callable[[], None] = lambda: None,
+    ) -> str:
         loop = asyncio.get_running_loop()
         due = loop.time() + deadline_sec
         losses = self._losses
@@ -193,6 +211,7 @@ class Systemd:
             if verb == "stop" and error.name == "DBusNoSuchUnitError":
                 return "done"
             raise systemd_link.explain(error, verb=verb, unit=unit) from error
+        queued()
         if not wait:
             return "queued"
         result = await self._wait_for_job(unit_properties.parse_count(job), due=due, losses=losses)
