@@ -194,19 +194,19 @@ DRIVERLESS = world.gpu(A, render=None, driver=None)
         pytest.param(
             DRIVERLESS,
             f"GPU {A} has no driver",
-            "modprobe xe (or i915 for older ones); dmesg says why one was not bound",
+            "`modprobe xe` (or i915 for older ones); `dmesg` says why one was not bound",
             id="no driver",
         ),
         pytest.param(
             replace(DRIVERLESS, vendor_id="0x1002"),
             f"GPU {A} has no driver",
-            "load its driver; dmesg says why one was not bound",
+            "load its driver; `dmesg` says why one was not bound",
             id="no driver of another vendor",
         ),
         pytest.param(
             world.gpu(A, render=None, driver="vfio-pci"),
             f"driver vfio-pci offers no render node for GPU {A}",
-            "dmesg says why",
+            "`dmesg` says why",
             id="no render node",
         ),
     ],
@@ -360,7 +360,7 @@ def test_new_card_takes_no_core_from_instances_on_cpus_until_the_next_planned_ch
     assert (new.is_waiting, new.problem, new.hint) == (
         True,
         f"no core near GPU {B} is set aside for its host threads",
-        "ovms-scalerctl reload sets some aside, by changing the instances there one at a time",
+        "`ovms-scalerctl reload` sets some aside, by changing the instances there one at a time",
     )
     assert [one for one in plugged.instances if one != new] == list(first.instances)
     # It is remembered that it wants some, but not given any by looking again.

@@ -13,7 +13,7 @@ from ovms_scaler.core.spec import Placement, Pool, Smt, Spec
 from ovms_scaler.core.topology import Node, Topology, memory_node_for
 
 # What a driver needs to be loaded, by vendor.
-_MODULES = {"0x8086": "modprobe xe (or i915 for older ones)"}
+_MODULES = {"0x8086": "`modprobe xe` (or i915 for older ones)"}
 
 
 def remember(spec: Spec, topology: Topology, books: Books, shares: GpuShares, *, planned: bool) -> Books:
@@ -244,9 +244,9 @@ def _obstacle(members: tuple[Candidate, ...], topology: Topology) -> tuple[str, 
             return f"its GPU {one.address} is not there", f'to give it up: gpu.exclude = ["{one.address}"]'
         if gpu.render_node is None and gpu.driver is None:
             module = _MODULES.get(gpu.vendor_id or "", "load its driver")
-            return f"GPU {one.address} has no driver", f"{module}; dmesg says why one was not bound"
+            return f"GPU {one.address} has no driver", f"{module}; `dmesg` says why one was not bound"
         if gpu.render_node is None:
-            return f"driver {gpu.driver} offers no render node for GPU {one.address}", "dmesg says why"
+            return f"driver {gpu.driver} offers no render node for GPU {one.address}", "`dmesg` says why"
     return None
 
 
@@ -255,7 +255,7 @@ def _without_cores(members: tuple[Candidate, ...], *, planned: bool) -> tuple[st
         f"no core near GPU {', '.join(one.address for one in members)} is set aside for its host threads",
         "its node has too few cores for so many GPUs: gpu.exclude, or less in reserve_cpus"
         if planned
-        else "ovms-scalerctl reload sets some aside, by changing the instances there one at a time",
+        else "`ovms-scalerctl reload` sets some aside, by changing the instances there one at a time",
     )
 
 
