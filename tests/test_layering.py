@@ -18,11 +18,13 @@ ARROWS = {
     "errors": set[str](),
     "core": {"errors"},
     "host": {"core", "errors"},
-    "config": {"core", "errors"},
+    "config": {"core", "errors", "host"},
     "offline": {"config", "core", "errors", "host"},
+    "releases": {"config", "core", "errors", "host"},
     "log": {"host"},
     "daemon": {"config", "core", "errors", "host", "log", "offline"},
-    "ctl": {"config", "core", "errors", "offline"},
+    "first": {"config", "core", "errors", "host", "offline"},
+    "ctl": {"config", "core", "errors", "first", "offline", "releases"},
     "__main__": {"daemon"},
     "__init__": set[str](),
 }
@@ -30,7 +32,7 @@ ARROWS = {
 # What of the standard library neither reaches outside the process nor knows the time.
 PURE = {
     "collections", "dataclasses", "difflib", "enum", "functools", "hashlib", "ipaddress", "itertools",
-    "json", "math", "re", "types", "typing", "pathlib.PurePosixPath", "posixpath",
+    "json", "math", "re", "types", "typing", "pathlib.PurePosixPath", "posixpath", "textwrap",
 }  # fmt: skip
 
 # posixpath is text only in these of its functions.

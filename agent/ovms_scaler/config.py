@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds, reads and merges the configuration files into one Spec."""
 
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ovms_scaler.core.release import root_of
 from ovms_scaler.core.rules import parse_spec
 from ovms_scaler.core.spec import Spec
 from ovms_scaler.core.table import Reader
-from ovms_scaler.errors import ConfigError, InputError, Problem
+from ovms_scaler.errors import ConfigError, HostError, InputError, Problem
+from ovms_scaler.host.releases import read_pinned
 
 CONFIG_FILE = Path("/etc/ovms-scaler/config.toml")
 # Far beyond any real configuration; a device or a log given by mistake must not fill the memory.
@@ -25,51 +29,74 @@ class _Layer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """A configuration that keeps every rule of its own, and the file that each key path stands in."""
+    """A configuration that keeps every rule of its own, and the file that each key path stands in.
+
+    ``release`` is which of several releases of OVMS its instances are started from, "" where there is one.
+    """
 
     file: str
     spec: Spec
     merged: Mapping[str, Any]
     origins: Mapping[str, str]
+    release: str = ""
 
     def document(self) -> dict[str, Any]:
         """What ``restore_config`` takes, in plain JSON types."""
-        return {"file": self.file, "merged": dict(self.merged), "origins": dict(self.origins)}
+        release = {"release": self.release} if self.release else {}
+        return {"file": self.file, "merged": dict(self.merged), "origins": dict(self.origins), **release}
 
     def locate(self, error: ConfigError) -> ConfigError:
-        """The same problems with the file of each key; some come to light only on the machine."""
-        return ConfigError(
-            problem if problem.file else replace(problem, file=_origin(problem.key, self.origins, self.file))
-            for problem in error.problems
-        )
+        """The same problems with file and value of each key; some come to light only on the machine."""
+        return _locate(error, self.merged, partial(_origin, origins=self.origins, default=self.file))
 
 
-def read_config(file: Path = CONFIG_FILE) -> Config:
+def read_config(file: Path = CONFIG_FILE, *, text: str | None = None) -> Config:
     """The configuration: ``file``, then each ``*.toml`` of config.d beside it, in order of name.
 
-    A later file adds pools and overrides single keys of the other tables. Raises ConfigError with everything
-    that is wrong in any of them.
+    ``text`` stands in place of what is in ``file``, which need not be there yet. A later file adds pools and
+    overrides single keys of the other tables. Raises ConfigError with everything that is wrong in any of
+    them.
     """
     problems: list[Problem] = []
-    layers = [layer for path in _files(file, problems) if (layer := _read_layer(path, problems)) is not None]
+    texts = {} if text is None else {file: text.encode()}
+    paths = _files(file, problems)
+    layers = [layer for path in paths if (layer := _read_layer(path, problems, texts.get(path))) is not None]
     if problems:
         raise ConfigError(problems)
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for layer in layers:
         _merge(merged, layer.document, "", layer.file, origins)
-    spec = parse_spec(merged, Reader(lambda path: _origin(path, origins, str(file))))
+    origin = partial(_origin, origins=origins, default=str(file))
+    try:
+        spec = parse_spec(merged, Reader(origin))
+    except ConfigError as error:
+        raise _locate(error, merged, origin) from None
     return Config(file=str(file), spec=spec, merged=merged, origins=origins)
 
 
 def restore_config(document: object) -> Config:
     """A configuration from its ``document()``. Raises InputError when it is not one."""
     match document:
-        case {"file": str(file), "merged": dict(merged), "origins": dict(origins)}:
+        case {"file": str(file), "merged": dict(merged), "origins": dict(origins), **more}:
             spec = parse_spec(merged, Reader(lambda path: _origin(path, origins, file)))
-            return Config(file=file, spec=spec, merged=merged, origins=origins)
+            release = str(more.get("release", ""))
+            return Config(file=file, spec=spec, merged=merged, origins=origins, release=release)
         case _:
             raise InputError("cannot read the configuration that was accepted before: it is not one of ours")
+
+
+def _read_release(config: Config) -> str:
+    """As chosen with ``ovms-scalerctl engine``: what instances are started from is configuration, too."""
+    try:
+        root = root_of(config.spec.engine)
+    except InputError:
+        return ""  # it is kept otherwise
+    try:
+        return read_pinned(Path(root))
+    except HostError as error:
+        problem = Problem(file="", key="engine.binary", rule=error.message, hint=error.hint)
+        raise config.locate(ConfigError([problem])) from error
 
 
 def _files(file: Path, problems: list[Problem]) -> list[Path]:
@@ -84,13 +111,14 @@ def _files(file: Path, problems: list[Problem]) -> list[Path]:
         return [file]
 
 
-def _read_layer(path: Path, problems: list[Problem]) -> _Layer | None:
+def _read_layer(path: Path, problems: list[Problem], data: bytes | None = None) -> _Layer | None:
     def refuse(rule: str, hint: str | None = None) -> None:
         problems.append(Problem(file=str(path), key="", rule=rule, hint=hint))
 
     try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_FILE_BYTES + 1)
+        if data is None:
+            with path.open("rb") as stream:
+                data = stream.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         refuse(f"cannot read: {error.strerror}", "the package ships a commented example")
         return None
@@ -123,6 +151,24 @@ def _merge(
             into[name] = dict(value) if isinstance(value, Mapping) else value
             if isinstance(value, Mapping):
                 origins |= {f"{here}.{key}": file for key in value}
+
+
+def _locate(error: ConfigError, merged: Mapping[str, Any], origin: Callable[[str], str]) -> ConfigError:
+    return ConfigError(
+        replace(problem, file=problem.file or origin(problem.key), value=_value(problem.key, merged))
+        for problem in error.problems
+    )
+
+
+def _value(path: str, merged: Mapping[str, Any]) -> object:
+    """What stands under a key, None when nothing does, or a name in quotes makes the path ambiguous."""
+    here: Any = merged
+    for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
+        try:
+            here = here[int(index)] if index else here[name]
+        except (LookupError, TypeError):
+            return None
+    return here if path else None
 
 
 def _origin(path: str, origins: Mapping[str, str], default: str) -> str:

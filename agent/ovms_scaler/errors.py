@@ -37,13 +37,15 @@ class Problem:
     """One thing that is wrong in the configuration.
 
     ``file`` is the file it stands in ("" when it is the combination of several), ``key`` the path of the
-    key as ``pool[0].placement``, ``rule`` a sentence with the value in it.
+    key as ``pool[0].placement``, ``rule`` a sentence with the value in it. ``value`` is what stands there,
+    for programs; None where nothing does.
     """
 
     file: str
     key: str
     rule: str
     hint: str | None = None
+    value: object = None
 
     def __str__(self) -> str:
         # A name in quotes may hold anything, also what would move a terminal's cursor.

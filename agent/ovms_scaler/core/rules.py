@@ -41,7 +41,7 @@ _OWN_FLAGS = {
 _OWN_VARIABLES = {"API_KEY": _OWN_FLAGS["--api_key_file"]}
 # What a pool can say that its placement has no use for.
 _OF_GPUS = ("gpus", "gpus_per_instance", "host_cpus_per_gpu")
-_WITHOUT_EFFECT = {
+WITHOUT_EFFECT = {
     Placement.numa: _OF_GPUS,
     Placement.gpu: ("instances_per_node", "gpus_per_instance"),
     Placement.hetero: ("instances_per_node",),
@@ -87,7 +87,7 @@ def _check_pool(pool: Pool, here: str, reader: Reader) -> None:
             "has no effect with config_path",
             "set these options in the graph.pbtxt of each model of that config.json",
         )
-    for name in _WITHOUT_EFFECT[pool.placement]:
+    for name in WITHOUT_EFFECT[pool.placement]:
         if getattr(pool, name) != _DEFAULTS[name]:
             rule = f'has no effect with placement = "{pool.placement}"'
             reader.problem(f"{here}.{name}", rule, "remove it")

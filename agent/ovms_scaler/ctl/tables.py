@@ -2,6 +2,7 @@
 """Tables, sentences and colours, on a screen of any width."""
 
 import os
+import sys
 
 import click
 from rich.console import Console, Group, RenderableType
@@ -15,10 +16,14 @@ from ovms_scaler.ctl.output import is_terminal, printable
 UNFOLDED = 100_000
 
 
-def console() -> Console:
-    """Standard output as wide as the terminal; in colour only on one, and not with NO_COLOR set."""
-    folded = is_terminal() or os.environ.get("COLUMNS", "").isdigit()
+def console(*, err: bool = False) -> Console:
+    """Standard output as wide as the terminal; in colour only on one, and not with NO_COLOR set.
+
+    ``err`` is for standard error.
+    """
+    folded = (sys.stderr.isatty() if err else is_terminal()) or os.environ.get("COLUMNS", "").isdigit()
     return Console(
+        stderr=err,
         width=None if folded else UNFOLDED,
         color_system=None if os.environ.get("NO_COLOR") else "auto",
         highlight=False,
@@ -27,15 +32,18 @@ def console() -> Console:
     )
 
 
-def show(*parts: RenderableType, wrap: bool = True) -> None:
-    """Print to standard output; what is to be copied stays on one line without ``wrap``."""
-    screen = console()
+def show(*parts: RenderableType, wrap: bool = True, err: bool = False) -> None:
+    """Print to standard output; what is to be copied stays on one line without ``wrap``.
+
+    ``err`` is for standard error.
+    """
+    screen = console(err=err)
     with screen.capture() as captured:
         for part in parts:
             screen.print(part, soft_wrap=not wrap)
     # rich fills rows up with spaces, which programs would stumble over.
     lines = (line.rstrip(" ") for line in captured.get().split("\n"))
-    click.echo("\n".join(lines), nl=False, color=True)
+    click.echo("\n".join(lines), nl=False, color=True, err=err)
 
 
 def make_table(*columns: str, right: tuple[str, ...] = ()) -> Table:

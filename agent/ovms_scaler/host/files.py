@@ -43,7 +43,7 @@ def write_text(path: Path, text: str, *, durable: bool = False) -> bool:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "w") as stream:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fchmod(stream.fileno(), 0o644)
@@ -57,7 +57,7 @@ def write_text(path: Path, text: str, *, durable: bool = False) -> bool:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-        raise HostError(f"cannot write {path}: {_why(error)}", hint=_way_out(error)) from error
+        raise HostError(f"cannot write {path}: {_why(error)}", hint=way_out(error)) from error
     return True
 
 
@@ -95,5 +95,6 @@ def _why(error: Exception) -> str:
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
-def _way_out(error: OSError) -> str | None:
+def way_out(error: OSError) -> str | None:
+    """What to do about a failure to write, where anything is known."""
     return _WAYS_OUT.get(error.errno or 0)
