@@ -78,7 +78,8 @@ def render_access_format() -> list[str]:
     """
     fields = (
         "client:remote_addr", "status:status", "upstream:upstream_addr", "upstream_status:upstream_status",
-        "request_time:request_time", "upstream_header_time:upstream_header_time", "bytes:bytes_sent",
+        "request_time:request_time", "upstream_header_time:upstream_header_time",
+        "upstream_response_time:upstream_response_time", "bytes:bytes_sent",
         "completion:request_completion", "worker:pid",
     )  # fmt: skip
     text = ",".join('"{}":"${}"'.format(*field.split(":")) for field in fields)

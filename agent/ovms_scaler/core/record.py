@@ -27,20 +27,34 @@ MAX_BYTES = 8192  # of a datagram
 _CLIENTS = 256  # remembered for each engine
 _TRY = re.compile(r"127\.0\.0\.1:([0-9]{1,5})")
 _STATUS = re.compile(r"[0-9]{3}")
+_SEC = re.compile(r"[0-9]{1,9}\.[0-9]{1,6}")
+_JOINT = re.compile(" : |, ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One finished request: who asked, and each engine that was tried, as (port, status), in order."""
+    """One finished request: who asked, and each engine that was tried, as (port, status), in order.
+
+    ``status`` is what the client got, None where the proxy does not tell. ``header_sec`` is how long each
+    try took until its answer began, None for one that had none; ``ttfb_sec`` is that of the last one with
+    the time that the tries before it took. ``is_rejected``: turned away by the proxy, as no instance was
+    ready or had room. ``is_complete``: nobody broke off, neither client nor engine nor proxy.
+    """
 
     client: str
     tries: tuple[tuple[int, int], ...]
+    status: int | None = None
+    header_sec: tuple[float | None, ...] = ()
+    ttfb_sec: float | None = None
+    is_rejected: bool = False
+    is_complete: bool = True
 
 
 def parse_datagram(data: bytes) -> Answer | None:
     """One line of the proxy's access log, "<PRI>date tag: {JSON}" (nginx, ngx_syslog.c); None for nonsense.
 
-    Tries that ended without a status are left out, and so is what was no engine.
+    Tries that ended without a status are left out, and so is what was no engine. A proxy with an earlier
+    configuration may leave fields out.
     """
     begin = data.find(b"{")
     if begin < 0 or len(data) > MAX_BYTES:
@@ -54,16 +68,54 @@ def parse_datagram(data: bytes) -> Answer | None:
     client, upstreams, statuses = (document.get(key) for key in ("client", "upstream", "upstream_status"))
     if not (isinstance(client, str) and isinstance(upstreams, str) and isinstance(statuses, str)):
         return None
-    # "a, b" are tries in one place, "a : b" after an internal redirect ($upstream_addr).
-    addresses, codes = (re.split(" : |, ", text) for text in (upstreams, statuses))
+    addresses, codes = _split(upstreams), _split(statuses)
     if len(addresses) != len(codes):
         return None
-    tries = [
-        (int(found[1]), int(code))
-        for address, code in zip(addresses, codes, strict=True)
-        if (found := _TRY.fullmatch(address)) and _STATUS.fullmatch(code)
+    headers = _parse_times(document.get("upstream_header_time"), len(addresses))
+    found = [
+        (int(match[1]), int(code), header_sec)
+        for address, code, header_sec in zip(addresses, codes, headers, strict=True)
+        if (match := _TRY.fullmatch(address)) and _STATUS.fullmatch(code)
     ]
-    return Answer(client=client, tries=tuple(tries))
+    text = document.get("status")
+    status = int(text) if isinstance(text, str) and _STATUS.fullmatch(text) else None
+    return Answer(
+        client=client,
+        tries=tuple((port, code) for port, code, _ in found),
+        status=status,
+        header_sec=tuple(header_sec for *_, header_sec in found),
+        ttfb_sec=_add_up(headers, document.get("upstream_response_time")),
+        # What answers behind the backup of each upstream has a socket (core/nginx_text.py).
+        is_rejected=status == 503 and addresses[-1].startswith("unix:"),
+        is_complete=document.get("completion") != "",
+    )
+
+
+def _split(text: str) -> list[str]:
+    """The parts of a variable that nginx has for each try ($upstream_addr).
+
+    "a, b" are tries in one place, "a : b" after an internal redirect.
+    """
+    return _JOINT.split(text) if " " in text else [text]
+
+
+def _parse_times(text: object, count: int) -> list[float | None]:
+    """Seconds of each try; None for one without, as for all when it is not said of all."""
+    parts = _split(text) if isinstance(text, str) else []
+    return [_parse_sec(part) for part in parts] if len(parts) == count else [None] * count
+
+
+def _parse_sec(text: str) -> float | None:
+    return float(text) if _SEC.fullmatch(text) else None
+
+
+def _add_up(headers: list[float | None], responses: object) -> float | None:
+    """When the last try began to answer, counted from the first; None when it did not."""
+    last_sec = headers[-1]
+    if last_sec is None or len(headers) == 1:
+        return last_sec
+    before = _parse_times(responses, len(headers))[:-1]
+    return last_sec + sum(took_sec or 0.0 for took_sec in before)
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from ovms_scaler.core.facts import Health, Probe
 from ovms_scaler.core.lifecycle import is_believed
 from ovms_scaler.core.probation import Probation
 from ovms_scaler.core.progress import Use, has_worked
-from ovms_scaler.core.record import Record, parse_datagram
+from ovms_scaler.core.record import Answer, Record, parse_datagram
 from ovms_scaler.core.spec_health import HealthRules
 from ovms_scaler.core.target import Wanted
 from ovms_scaler.daemon.inference import UNSEEN_SEC, Inference
@@ -119,17 +119,18 @@ class HealthWatch:
         watch = self._watches.get(instance)
         return watch.health if watch is not None else None
 
-    def note_datagram(self, data: bytes) -> None:
-        """Take in what the proxy says of a request that has ended."""
+    def note_datagram(self, data: bytes) -> Answer | None:
+        """Take in what the proxy says of a request that has ended, and return it; None for nonsense."""
         answer = parse_datagram(data)
         if answer is None:
             self.nonsense += 1
             self._nonsense_sec = time.monotonic()
-            return
+            return None
         suspects = self._record.note(answer, now_sec=time.monotonic())
         for watch in self._watches.values() if suspects else ():
             if watch.wanted.instance.port in suspects:
                 self._suspect(watch)
+        return answer
 
     def describe_nonsense(self) -> str:
         """What is wrong with the proxy's record lately, "" for nothing."""

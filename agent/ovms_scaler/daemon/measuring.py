@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures what instances do, from what the proxy tells, and what they use, when somebody asks."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from ovms_scaler.core.instance import Instance
+from ovms_scaler.core.measures import Document, Looks, measures_document
+from ovms_scaler.core.record import Answer
+from ovms_scaler.core.spec import ProxyMode
+from ovms_scaler.core.traffic import Traffic
+from ovms_scaler.core.use import CardsUse, HostUse, InstanceUse
+from ovms_scaler.daemon.lanes import Lane
+from ovms_scaler.daemon.orders import View
+from ovms_scaler.errors import HostError
+from ovms_scaler.host.cgroups import read_cpu_sec, read_memory
+from ovms_scaler.host.gpu_use import read_cards
+from ovms_scaler.host.node_use import read_nodes
+from ovms_scaler.host.processes import read_connections
+
+# A card that hangs may never answer, and neither may a machine in trouble: then what was seen last is told.
+PATIENCE_SEC = 1.0
+
+
+class Measuring:
+    """Counts requests all the time; looks at the machine at most once a second, and never unasked."""
+
+    def __init__(self, view: Callable[[], View], *, proxy_uid: int | None, root: Path = Path("/")) -> None:
+        """``proxy_uid`` owns the connections that count."""
+        self._view = view
+        self._proxy_uid = proxy_uid
+        self._root = root
+        self.is_told = True  # whether the proxy's record is read
+        self._traffic = Traffic(time.monotonic())
+        self._host: Lane[HostUse] = Lane("look at the host")
+        self._cards: dict[str, Lane[CardsUse]] = {}
+
+    def note(self, answer: Answer) -> None:
+        """Take in a request that has ended."""
+        self._traffic.note(answer, now_sec=time.monotonic())
+
+    def document(self) -> Document:
+        """What is known now (core/measures.py); what is used as of the last look, and another one begins."""
+        instances = self._look()
+        target = self._view().target
+        # In stream mode nginx knows no requests.
+        is_told = self.is_told and target is not None and target.proxy.mode is ProxyMode.http
+        return measures_document(
+            instances.values(),
+            self._traffic if is_told else None,
+            Looks(host=self._host.samples, cards={name: lane.samples for name, lane in self._cards.items()}),
+            at=time.time(),
+            now_sec=time.monotonic(),
+        )
+
+    async def read(self) -> Document:
+        """The document, after a look at what is used now; whatever does not answer is not waited for."""
+        self._look()
+        waits = [self._host.wait(), *(lane.wait() for lane in self._cards.values())]
+        waiting = [asyncio.create_task(wait) for wait in waits]
+        _, late = await asyncio.wait(waiting, timeout=PATIENCE_SEC)
+        for task in late:
+            task.cancel()
+        return self.document()
+
+    def _look(self) -> Mapping[str, Instance]:
+        """Begin to look at all instances that are wanted; these."""
+        view = self._view()
+        instances = {one.id: one for one in view.target.instances} if view.target is not None else {}
+        pids = {
+            name: facts.unit.main_pid
+            for name, facts in view.facts.instances.items()
+            if facts.unit is not None and facts.unit.main_pid
+        }
+        for name in self._cards.keys() - {one.id for one in instances.values() if one.gpus}:
+            del self._cards[name]
+        self._host.look(partial(self._read_host, tuple(instances.values()), pids))
+        for one in instances.values():
+            if one.gpus:
+                lane = self._cards.setdefault(one.id, Lane(f"look at the GPUs of {one.id}"))
+                lane.look(partial(read_cards, one.gpus, pids.get(one.id), self._root))
+        return instances
+
+    def _read_host(self, instances: tuple[Instance, ...], pids: Mapping[str, int]) -> HostUse:
+        at_sec = time.monotonic()
+        try:
+            ports = [one.port for one in instances]
+            connections = read_connections(ports, self._root, uid=self._proxy_uid)
+        except HostError:
+            connections = None
+        return HostUse(
+            at_sec=at_sec,
+            instances={
+                one.id: InstanceUse(
+                    cpu_sec=read_cpu_sec(one.unit, self._root),
+                    memory=read_memory(one.unit, pids.get(one.id), self._root),
+                )
+                for one in instances
+            },
+            nodes=read_nodes(self._root),
+            connections=connections,
+        )
