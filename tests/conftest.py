@@ -10,6 +10,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from journalctl_lab import Journalctl
 
 # The same examples each time: what was tried does not depend on chance. `make fuzz` and HYPOTHESIS_RANDOM=1
 # look for others.
@@ -49,6 +50,16 @@ def no_process_or_thread_left() -> Iterator[None]:
     left += [f"process {pid} ({name})" for pid, name in read_children().items() if pid not in children]
     if left:
         pytest.fail(f"left behind: {', '.join(left)}")
+
+
+@pytest.fixture
+def journalctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Journalctl:
+    """A journalctl in place of the real one, with an empty journal."""
+    program = Journalctl(directory=tmp_path / "journalctl")
+    program.directory.mkdir()
+    program.install()
+    monkeypatch.setenv("PATH", str(program.directory), prepend=os.pathsep)
+    return program
 
 
 @pytest.fixture

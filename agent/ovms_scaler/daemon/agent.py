@@ -13,14 +13,13 @@ from ovms_scaler import config as configuration
 from ovms_scaler.core.books import Books
 from ovms_scaler.core.device_event import DeviceEvent
 from ovms_scaler.core.facts import Facts
-from ovms_scaler.core.instance import unit_name
-from ovms_scaler.core.lifecycle import State
 from ovms_scaler.core.plan import Plan, plan
 from ovms_scaler.core.spec import GpuRules
-from ovms_scaler.core.status import Document, Since, status_document
+from ovms_scaler.core.status import Document, status_document
 from ovms_scaler.core.target import Target
 from ovms_scaler.daemon.accepted import Accepted
 from ovms_scaler.daemon.apply import Applier
+from ovms_scaler.daemon.changes import Changes
 from ovms_scaler.daemon.observe import Observer
 from ovms_scaler.daemon.orders import OrderDesk, View
 from ovms_scaler.daemon.wedges import Wedges
@@ -36,7 +35,6 @@ PASS_INTERVAL_SEC = 10.0
 FAILED_PASS_SEC = 1.0
 # Beyond any job that a pass waits for (host/systemd.JOB_SEC, twice: a reload and going back).
 LONGEST_PASS_SEC = 300.0
-BAD = frozenset({State.failed, State.quarantined, State.ejected, State.suspect})
 
 
 class Resolve(Protocol):
@@ -73,7 +71,7 @@ class Agent:
         self._target: Target | None = None
         self._facts = Facts()
         self._plan: Plan | None = None
-        self._since: dict[str, Since] = {}
+        self._changes = Changes()
         self._accepted = Accepted(store)
         self._is_reloaded = False
         self._failures: tuple[str, ...] = ()
@@ -81,7 +79,7 @@ class Agent:
         self._polls_devices = False
         self._pass_began = time.monotonic()
         self._wake = asyncio.Event()
-        self.orders = OrderDesk(store, applier, self._view, self.wake)
+        self.orders = OrderDesk(store, applier, self.view, self.wake)
 
     def wake(self, _unit: str = "") -> None:
         """Have the next pass begin at once, or right after the one under way."""
@@ -184,14 +182,15 @@ class Agent:
             self._target,
             self._facts,
             self._plan,
-            self._since,
+            self._changes.since,
             config_file=str(self._config_file),
             config_error=self._config_error,
             problems=tuple(dict.fromkeys(problems)),
             observed_sec=self._facts.observed_sec,
         )
 
-    def _view(self) -> View:
+    def view(self) -> View:
+        """What is wanted, and what was seen of it last."""
         verdicts = dict(self._plan.verdicts) if self._plan is not None else {}
         return View(target=self._target, facts=self._facts, verdicts=verdicts)
 
@@ -241,7 +240,7 @@ class Agent:
             self._facts = replace(self._facts, orders=orders)
         self._accepted.settle(target, self._facts)
         self._plan = plan(target, self._facts, allow_outage=self._accepted.allows_outage)
-        self._note_changes(self._plan)
+        self._changes.note(self._plan)
 
     async def _act(self) -> None:
         """Carry the plan out, and have the next pass begin at once if that went well."""
@@ -266,25 +265,6 @@ class Agent:
                 await self._wake.wait()
         except TimeoutError:
             return
-
-    def _note_changes(self, new: Plan) -> None:
-        """Log changes of state, not states, and remember since when each holds."""
-        for name in self._since.keys() - new.verdicts.keys():
-            del self._since[name]
-        for name, verdict in new.verdicts.items():
-            before = self._since.get(name)
-            if before is not None and before.state is verdict.state:
-                continue
-            self._since[name] = Since(state=verdict.state, since=round(time.time(), 3))
-            write = log.warning if verdict.state in BAD else log.info
-            details = {
-                "was": before.state.value if before is not None else "",
-                "reason": verdict.reason,
-                "hint": verdict.hint,
-            }
-            said = {key: text for key, text in details.items() if text}
-            unit = unit_name(name)
-            write("instance changed", instance=name, unit=unit, state=verdict.state.value, **said)
 
     def _summary(self) -> str:
         if self._target is None:

@@ -4,6 +4,7 @@
 import asyncio
 import contextlib
 import grp
+import inspect
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import structlog
 from aiohttp import web
@@ -29,6 +31,10 @@ from ovms_scaler.errors import (
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
+Document = Mapping[str, object]
+# The document that a query asks for. Raises InputError.
+Answer = Callable[[Mapping[str, str]], Document | Awaitable[Document]]
+
 SOCKET = Path("/run/ovms-scaler/control.sock")
 # Members may change things without being root.
 GROUP = "ovms-scaler"
@@ -43,8 +49,17 @@ _SILENCE.addHandler(logging.NullHandler())
 class Control:
     """Serves the agent's document and takes orders from those who may give them."""
 
-    def __init__(self, agent: Agent, path: Path = SOCKET, bounds: Bounds = BOUNDS) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        path: Path = SOCKET,
+        bounds: Bounds = BOUNDS,
+        *,
+        answers: Mapping[str, Answer] = MappingProxyType({}),
+    ) -> None:
+        """``answers``, by name, are what may be read of others than the agent: GET /v1/NAME."""
         self._agent = agent
+        self._answers = answers
         self._path = path
         self._bounds = bounds
         self._server: asyncio.Server | None = None
@@ -56,6 +71,8 @@ class Control:
             middlewares=[_errors_as_json, _administrators_only], client_max_size=MAX_REQUEST_BYTES
         )
         app.router.add_get("/v1/status", self._status)
+        for name, answer in self._answers.items():
+            app.router.add_get(f"/v1/{name}", _serve(answer))
         app.router.add_post("/v1/reload", self._reload)
         for verb in (self._drain, self._undrain, self._restart, self._reset, self._pause, self._resume):
             app.router.add_post(f"/v1/{verb.__name__.strip('_')}", verb)
@@ -174,6 +191,14 @@ async def _read_order(request: web.Request, *flags: str) -> _Order:
         if not isinstance(value, bool):
             raise InputError(f"{flag} must be true or false, not {value!r}")
     return _Order(name=name, flags=document)
+
+
+def _serve(answer: Answer) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def serve(request: web.Request) -> web.Response:
+        found = answer(request.query)
+        return web.json_response(await found if inspect.isawaitable(found) else found)
+
+    return serve
 
 
 def _taken(instances: tuple[str, ...] | int) -> web.Response:

@@ -25,7 +25,9 @@ from ovms_scaler.daemon.apply import Applier
 from ovms_scaler.daemon.control import Control
 from ovms_scaler.daemon.devices import DeviceWatch
 from ovms_scaler.daemon.ends import Ends
+from ovms_scaler.daemon.events import Events
 from ovms_scaler.daemon.health import HealthWatch
+from ovms_scaler.daemon.measuring import Measuring
 from ovms_scaler.daemon.meter import Meter
 from ovms_scaler.daemon.observe import Memory, Observer
 from ovms_scaler.daemon.proxy_watch import ProxyWatch
@@ -66,16 +68,17 @@ def main() -> None:
     )
     parser.add_argument("--version", action="version", version=f"ovms-scaler {__version__}")
     options = parser.parse_args()
-    log.configure()
+    events = Events()
+    log.configure(events.note)
     try:
         with only_one(LOCK):
-            asyncio.run(_run(options.config))
+            asyncio.run(_run(options.config, events))
     except ScalerError as error:
         logger.critical("agent cannot run", error=error.message, hint=error.hint)
         sys.exit(1)
 
 
-async def _run(config_file: Path) -> None:
+async def _run(config_file: Path, events: Events) -> None:
     memory, store, notifier = Memory(), Store(), Notifier()
     async with await Systemd.open() as units:
         health = HealthWatch(
@@ -120,15 +123,20 @@ async def _run(config_file: Path) -> None:
         )
         units.subscribe(agent.wake)
         devices = _watch_devices(agent)
-        record = _open_record(health, observer.proxy_watch)
-        control = Control(agent)
+        measuring = Measuring(agent.view, proxy_uid=_uid(PROXY_USER))
+        record = _open_record(health, observer.proxy_watch, measuring)
+        control = Control(
+            agent, answers={"events": events.answer, "measures": lambda _query: measuring.read()}
+        )
         agent.load()
         await control.open()
         logger.info("agent started", version=__version__)
+        recalling = asyncio.create_task(events.recall(), name="recall")
         try:
             await _until_terminated(agent)
         finally:
             notifier.stopping()
+            recalling.cancel()
             devices.close()
             record.close()
             await control.close()
@@ -153,17 +161,22 @@ def _watch_devices(agent: Agent) -> contextlib.ExitStack:
     return stack
 
 
-def _open_record(health: HealthWatch, proxy_watch: ProxyWatch) -> contextlib.ExitStack:
+def _open_record(
+    health: HealthWatch, proxy_watch: ProxyWatch, measuring: Measuring
+) -> contextlib.ExitStack:
     """Take in what the proxy says of requests until the stack is closed."""
     stack = contextlib.ExitStack()
 
     def take(data: bytes) -> None:
-        health.note_datagram(data)
+        answer = health.note_datagram(data)
+        if answer is not None:
+            measuring.note(answer)
         proxy_watch.note_datagram(data)
 
     try:
         stack.callback(AccessLog(Path(ACCESS_SOCKET), take).close)
     except HostError as error:
+        measuring.is_told = False
         logger.warning("no word of requests, failures show in probes only", error=error.message)
     return stack
 
