@@ -12,6 +12,7 @@ from ovms_scaler.core.engine import GRAPH_FILE, instance_directory
 from ovms_scaler.core.fronts import PROXY_DIRECTORY
 from ovms_scaler.core.model import ModelFacts, ModelKind
 from ovms_scaler.core.nginx import Member
+from ovms_scaler.core.release import pin
 from ovms_scaler.core.route import CONFIGURATION, GENERATION
 from ovms_scaler.core.spec import Pool
 from ovms_scaler.core.target import Target, render_proxy_files, resolve
@@ -70,8 +71,9 @@ def resolve_config(
 ) -> Target:
     """The target, with problems that name their file. ``planned`` as in ``place``. Raises ConfigError."""
     models = {pool.name: read(pool) for pool in config.spec.pool}
+    spec = replace(config.spec, engine=pin(config.spec.engine, config.release))
     try:
-        return resolve(config.spec, topology, models, books, planned=planned, ipv6=has_ipv6())
+        return resolve(spec, topology, models, books, planned=planned, ipv6=has_ipv6())
     except ConfigError as error:
         raise config.locate(error) from error
 
@@ -97,6 +99,7 @@ def preview_target(
     warnings: list[str] = []
     store = _open_store(sysroot, host)
     books = _read_books(store, warnings) if store is not None else Books()
+    config = config if store is not None else replace(config, release="")  # this machine's is not that one's
     target = resolve_config(config, read_topology(sysroot), books, _read_model_as_anybody)
     if store is not None:
         _check_credentials(config, warnings)
