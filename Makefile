@@ -20,7 +20,7 @@ PYTEST_ARGS ?=
 # Options for the table of faults, for example `make faults ARGS="--fault kill --balancer ovms-scaler"`.
 ARGS ?=
 
-.PHONY: help setup lint format test image deb lintian standin system vm bench faults fuzz demo demo-gpu check clean
+.PHONY: help setup lint format test image deb lintian standin clients system vm bench faults fuzz demo demo-gpu check clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -49,7 +49,10 @@ lintian: deb ## lintian of each release over its package
 standin: setup ## the stand-in for the ovms program, with its model
 	@tests/lab/standin/build.sh "$(OVMS_SCALER_CACHE)/ovms-standin"
 
-system: image deb standin ## the integration tier: booted hosts with the package; EVERYWHERE=1: all on each release
+clients: setup
+	@tests/clients/build.sh "$(OVMS_SCALER_CACHE)/clients"
+
+system: image deb standin clients ## the integration tier: booted hosts with the package; EVERYWHERE=1: all on each release
 	@$(PYTEST) 45m -m system --timeout 600 $(PYTEST_ARGS)
 
 vm: setup ## the NUMA and GPU tier: a virtual machine with the package installed
