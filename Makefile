@@ -50,7 +50,7 @@ standin: setup ## the stand-in for the ovms program, with its model
 	@tests/lab/standin/build.sh "$(OVMS_SCALER_CACHE)/ovms-standin"
 
 clients: setup
-	@tests/clients/build.sh "$(OVMS_SCALER_CACHE)/clients"
+	@tests/lab/venv.sh tests/clients/requirements.txt "$(OVMS_SCALER_CACHE)/clients"
 
 system: image deb standin clients ## the integration tier: booted hosts with the package; EVERYWHERE=1: all on each release
 	@$(PYTEST) 45m -m system --timeout 600 $(PYTEST_ARGS)
