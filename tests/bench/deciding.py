@@ -102,11 +102,14 @@ def decide_again(host: World, target: Target) -> object:
 async def measure_passes() -> list[Measured]:
     """A whole pass over files and fakes in memory: systemd, proxy and engines cost nothing here."""
     measured = []
-    for instances in (1, 8, 64):
+    for instances in (1, 8, 64, 256):
         with tempfile.TemporaryDirectory(prefix="bench-") as directory:
             async with daemon_host(Path(directory)) as host:
                 measured.append(await measure_pass(host, instances))
-    return measured
+    per_instance = {64: measured[2].median / 64, 256: measured[3].median / 256}
+    ratio = per_instance[256] / per_instance[64]
+    name = "a pass: per instance, 256 instances : 64"
+    return [*measured, Measured(name=name, samples=[ratio], unit="x", budget=GROWTH)]
 
 
 async def measure_pass(host: DaemonHost, instances: int) -> Measured:

@@ -88,6 +88,8 @@ class Bench:
             applier=host.applier,
             wedges=host.wedges,
             notifier=Bell(self._changed),
+            admin=host.admin,
+            tally=host.tally,
         )
         host.agent = self._agent
         host.nodes = len(read_topology(whole).nodes)

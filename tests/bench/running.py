@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the installed agent costs on a booted host, with 1, 8 and 64 instances.
+"""What the installed agent costs on a booted host, with 1, 8, 64 and 256 instances.
 
 Real: systemd, D-Bus, the proxy, the package as installed, the agent in its sandbox, HTTP to every engine.
-Simulated: the engines (the stand-in without inference), and the machine: the host is shown one node with 64
+Simulated: the engines (the stand-in without inference), and the machine: the host is shown one node with 256
 cores of two threads, numbered from 1000 up, of which no process could ever get one. A drop-in of the
 administrator's for all instances therefore takes their affinity back, as the agent lets administrators do.
 """
@@ -19,11 +19,12 @@ from lab.host import Host
 
 from bench.measure import Measured
 
-CORES = 64
+CORES = 256
 FIRST_CPU = 1000
-COUNTS = (1, 8, 64)
+COUNTS = (1, 8, 64, 256)
 WINDOWS, WINDOW_SEC = 4, 5.0
 READY_BUDGET_MS, RSS_BUDGET_MB, IDLE_BUDGET_PERCENT = 1000.0, 75.0, 1.5
+RSS_GROWTH_BUDGET_MB, RECORD_BUDGET_PERCENT, RECORDS_PER_SEC = 0.2, 3.0, 100
 STATUS_BUDGET_MS, HELP_BUDGET_MS = 200.0, 150.0
 GROUP = "/sys/fs/cgroup/system.slice/ovms-scaler.service"
 CONFIG = """\
@@ -50,6 +51,27 @@ SHOWN = """\
 [Service]
 BindReadOnlyPaths=/bench/proc/1/status:/proc/1/status
 """
+# What the proxy writes of requests to every instance in turn (core/nginx_text.py), at a steady rate.
+RECORD = """\
+import itertools, json, socket, sys, time
+rate, ports = int(sys.argv[1]), sys.argv[2:]
+out = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+due = time.monotonic()
+for number in itertools.count():
+    port = ports[number % len(ports)]
+    record = {
+        "client": f"10.0.0.{number % 64}", "status": "200", "upstream": f"127.0.0.1:{port}",
+        "upstream_status": "200", "request_time": "4.321", "upstream_header_time": "0.321",
+        "upstream_response_time": "4.320", "bytes": "12345", "completion": "OK", "worker": "4711",
+    }
+    try:
+        line = "<190>Nov 21 15:00:00 nginx: " + json.dumps(record)
+        out.sendto(line.encode(), "/run/ovms-scaler/access/log.sock")
+    except BlockingIOError:
+        pass
+    due += 1 / rate
+    time.sleep(max(0.0, due - time.monotonic()))
+"""
 # Whole processes, timed beside each other inside, where nothing but the process itself is in between.
 TIMER = """\
 import json, subprocess, sys, time
@@ -68,10 +90,15 @@ def measure(release: str = "bookworm") -> Iterator[Measured]:
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         write_machine(Path(directory))
         binds["/bench"] = Path(directory)
-        with Host.boot(installed.build(release), binds=binds, memory_bytes=12 << 30) as host:
+        with Host.boot(installed.build(release), binds=binds, memory_bytes=20 << 30) as host:
             show_machine(host)
+            rss: dict[int, float] = {}
             for instances in COUNTS:
-                yield from measure_agent(host, instances)
+                yield from measure_agent(host, instances, rss)
+            growths = [(rss[last] - rss[8]) / (last - 8) for last in COUNTS if last > 8]
+            yield Measured(
+                name="Rss for each instance more", samples=growths, unit="MB", budget=RSS_GROWTH_BUDGET_MB
+            )
 
 
 def write_machine(root: Path) -> None:
@@ -94,11 +121,15 @@ def show_machine(host: Host) -> None:
     host.write("/etc/systemd/system/ovms@.service.d/99-bench.conf", FREE)
     host.write("/etc/systemd/system/ovms-scaler.service.d/bench.conf", SHOWN)
     host.write("/root/timer.py", TIMER)
+    host.write("/root/record.py", RECORD)
     host.run("systemctl", "daemon-reload")
 
 
-def measure_agent(host: Host, instances: int) -> Iterator[Measured]:
-    """With so many instances in rotation; the agent is started anew for every sample of its start."""
+def measure_agent(host: Host, instances: int, rss: dict[int, float]) -> Iterator[Measured]:
+    """With so many instances in rotation; the agent is started anew for every sample of its start.
+
+    ``rss`` is told the megabytes of all its processes.
+    """
     host.write("/etc/ovms-scaler/config.toml", CONFIG.format(instances=instances))
     host.run("systemctl", "restart", "ovms-scaler")
     host.run("ovms-scalerctl", "reload", "--allow-outage")
@@ -107,7 +138,7 @@ def measure_agent(host: Host, instances: int) -> Iterator[Measured]:
         name=f"start to READY, {instances} running",
         samples=[restart_agent(host, instances) for _ in range(5)],
         unit="ms",
-        budget=READY_BUDGET_MS,
+        budget=READY_BUDGET_MS if instances <= 64 else None,
     )
     idle = measure_idle(host)
     yield Measured(
@@ -121,13 +152,9 @@ def measure_agent(host: Host, instances: int) -> Iterator[Measured]:
         samples=[seconds / WINDOW_SEC / instances * 1000 for seconds in idle],
         unit="ms",
     )
-    for what in ("Rss", "Pss"):
-        yield Measured(
-            name=f"{what} of all processes, {instances} instances",
-            samples=[read_memory(host, what)],
-            unit="MB",
-            budget=RSS_BUDGET_MB if what == "Rss" else None,
-        )
+    yield from measure_memory(host, instances, rss)
+    if instances in (8, 64):
+        yield measure_record(host, instances)
     commands = {"status": STATUS_BUDGET_MS} | ({"--help": HELP_BUDGET_MS} if instances == 1 else {})
     for command, budget in commands.items():
         yield Measured(
@@ -136,6 +163,38 @@ def measure_agent(host: Host, instances: int) -> Iterator[Measured]:
             unit="ms",
             budget=budget,
         )
+
+
+def measure_memory(host: Host, instances: int, rss: dict[int, float]) -> Iterator[Measured]:
+    for what in ("Rss", "Pss"):
+        used = read_memory(host, what)
+        if what == "Rss":
+            rss[instances] = used
+        yield Measured(
+            name=f"{what} of all processes, {instances} instances",
+            samples=[used],
+            unit="MB",
+            budget=RSS_BUDGET_MB if what == "Rss" and instances <= 64 else None,
+        )
+
+
+def measure_record(host: Host, instances: int) -> Measured:
+    """The whole agent, its probes included, while the proxy tells it of requests."""
+    status = json.loads(host.run("ovms-scalerctl", "status", "--json").stdout)
+    ports = [str(one["port"]) for one in status["instances"]]
+    program = ["python3", "/root/record.py", str(RECORDS_PER_SEC), *ports]
+    host.run("systemd-run", "--unit=bench-record", "--collect", *program)
+    try:
+        used = measure_idle(host)
+        assert host.properties("bench-record.service", "ActiveState") == {"ActiveState": "active"}
+    finally:
+        host.run("systemctl", "stop", "bench-record.service", check=False)
+    return Measured(
+        name=f"CPU at {RECORDS_PER_SEC} requests/s, {instances} instances",
+        samples=[seconds / WINDOW_SEC * 100 for seconds in used],
+        unit="%",
+        budget=RECORD_BUDGET_PERCENT if instances == 8 else None,
+    )
 
 
 def wait_until_routed(host: Host, instances: int) -> None:

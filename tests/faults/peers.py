@@ -50,7 +50,7 @@ RestartSec=2s
 # apart and names the file of the process id.
 _GUIDE = """\
 load_module modules/ngx_stream_module.so;
-pid /run/nginx.pid;
+pid {pid};
 worker_processes 16;
 worker_rlimit_nofile 40000;
 events {{
@@ -62,14 +62,14 @@ stream {{
 {servers}
     }}
     server {{
-        listen 80;
+        listen {listen};
         proxy_pass ovms-cluster;
     }}
 }}
 """
 
 _HTTP = """\
-pid /run/nginx.pid;
+pid {pid};
 worker_processes auto;
 worker_rlimit_nofile 40000;
 events {{
@@ -82,7 +82,7 @@ http {{
 {servers}
     }}
     server {{
-        listen 80;
+        listen {listen};
         location / {{
             proxy_pass http://ovms-cluster;
         }}
@@ -102,7 +102,7 @@ defaults
     timeout client 50000
     timeout server 50000
 frontend front
-    bind :80
+    bind :{listen}
     default_backend engines
 backend engines
     balance leastconn
@@ -129,7 +129,7 @@ defaults
     timeout server 30m
     timeout check 200ms
 frontend front
-    bind :80
+    bind :{listen}
     option http-buffer-request
     default_backend engines
 backend engines
@@ -149,14 +149,20 @@ def render_engine(*, model: str, model_path: str, rest_workers: int) -> str:
     return ENGINE_UNIT.format(model=model, model_path=model_path, rest_workers=rest_workers)
 
 
-def render_balancer(balancer: Balancer, ports: Iterable[int]) -> tuple[str, str]:
-    """Path and text of a balancer's configuration. Not for our own, which the agent writes."""
+def render_balancer(
+    balancer: Balancer, ports: Iterable[int], *, listen: int = 80, pid: str = "/run/nginx.pid"
+) -> tuple[str, str]:
+    """Path and text of a balancer's configuration. Not for our own, which the agent writes.
+
+    ``pid`` is the file of nginx's process id.
+    """
     if balancer in (Balancer.stream, Balancer.http):
         lines = (f"        server localhost:{port};" for port in ports)
         text = _GUIDE if balancer is Balancer.stream else _HTTP
-        return "/etc/nginx/nginx.conf", text.format(servers="\n".join(lines))
+        return "/etc/nginx/nginx.conf", text.format(servers="\n".join(lines), listen=listen, pid=pid)
     if balancer in (Balancer.haproxy, Balancer.tuned):
         lines = (f"    server e{port} 127.0.0.1:{port} check" for port in ports)
         text = _HAPROXY if balancer is Balancer.haproxy else _TUNED
-        return "/etc/haproxy/haproxy.cfg", text.format(servers="\n".join(lines), admin=ADMIN_SOCKET)
+        servers = "\n".join(lines)
+        return "/etc/haproxy/haproxy.cfg", text.format(servers=servers, listen=listen, admin=ADMIN_SOCKET)
     raise ValueError(f"cannot write the configuration of {balancer}: the agent does")
