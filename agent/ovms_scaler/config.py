@@ -51,7 +51,13 @@ class Config:
 
 
 def read_config(file: Path = CONFIG_FILE, *, text: str | None = None) -> Config:
-    """The configuration: ``file``, then each ``*.toml`` of config.d beside it, in order of name.
+    """What is written, with the release in force. Raises ConfigError with everything that is wrong."""
+    config = read_written(file, text=text)
+    return replace(config, release=_read_release(config))
+
+
+def read_written(file: Path = CONFIG_FILE, *, text: str | None = None) -> Config:
+    """What is written: ``file``, then each ``*.toml`` of config.d beside it, in order of name.
 
     ``text`` stands in place of what is in ``file``, which need not be there yet. A later file adds pools and
     overrides single keys of the other tables. Raises ConfigError with everything that is wrong in any of

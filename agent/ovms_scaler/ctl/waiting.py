@@ -31,7 +31,17 @@ class Progressed:
 
 
 def wait_until_done(verb: str, answer: Document, read: Callable[[], Document], *, as_json: bool) -> Exit:
-    """Follow the order that ``answer`` is about. Raises UnreachableError when the agent goes away."""
+    """Follow the order that ``answer`` is about, and say how it ended. Raises as ``follow``."""
+    progress = follow(verb, answer, read, as_json=as_json)
+    if as_json:
+        output.show_json(progress_document(progress))
+    elif progress.trouble:
+        output.complain(f"{verb}: {progress.trouble}")
+    return Exit.bad_news if progress.trouble else Exit.good
+
+
+def follow(verb: str, answer: Document, read: Callable[[], Document], *, as_json: bool) -> Progressed:
+    """Show how far the order is until its end. Raises UnreachableError when the agent goes away."""
     instances = answer["instances"]
     names = tuple(map(str, instances)) if isinstance(instances, list) else ()
     with _reporter(verb, as_json=as_json) as report:
@@ -41,15 +51,13 @@ def wait_until_done(verb: str, answer: Document, read: Callable[[], Document], *
                 progress = judge(verb, names, document)
                 report(progress)
                 if progress.trouble or not progress.others:
-                    break
+                    return progress
             time.sleep(INTERVAL_SEC)  # the control socket answers questions, and sends no events
-    if as_json:
-        output.show_json(
-            {"done": list(progress.done), "others": dict(progress.others), "trouble": progress.trouble}
-        )
-    elif progress.trouble:
-        output.complain(f"{verb}: {progress.trouble}")
-    return Exit.bad_news if progress.trouble else Exit.good
+
+
+def progress_document(progress: Progressed) -> dict[str, Any]:
+    """What --wait prints with --json."""
+    return {"done": list(progress.done), "others": dict(progress.others), "trouble": progress.trouble}
 
 
 def judge(verb: str, names: tuple[str, ...], document: Document) -> Progressed:

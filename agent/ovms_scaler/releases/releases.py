@@ -71,6 +71,10 @@ class Releases:
         direct = self._direct() or ""
         return {one: name or direct for one, name in directory.read_planned(self.root, self._host).items()}
 
+    def read_note(self, name: str) -> Mapping[str, object]:
+        """What is known of how a release came here; empty for one that was unpacked by hand."""
+        return directory.read_note(self.root / name)
+
     def _pinned(self) -> str:
         """As read_pinned(); a link to what is not there says nothing, and is replaced by the next switch."""
         try:
@@ -242,9 +246,9 @@ def find_root(config: Config) -> Path:
     return root
 
 
-def is_taken(config: Config, store: Store) -> bool:
+def is_taken(config: Config, host: Path = Path("/")) -> bool:
     """Whether the agent goes by this configuration, whichever the release; True where it never told."""
-    accepted = store.read_note("accepted")
+    accepted = Store(host).read_note("accepted")
     if not isinstance(accepted, dict):
         return True
     return _without_release(accepted) == _without_release(config.document())
