@@ -18,8 +18,10 @@ from ovms_scaler.config import Config
 from ovms_scaler.core.books import Books
 from ovms_scaler.core.facts import Facts
 from ovms_scaler.core.model import ModelFacts
+from ovms_scaler.core.tally import Tally
 from ovms_scaler.core.target import Target
 from ovms_scaler.core.topology import Gpu, Topology
+from ovms_scaler.daemon.admin import Admin
 from ovms_scaler.daemon.agent import Agent
 from ovms_scaler.daemon.apply import Applier
 from ovms_scaler.daemon.ends import Ends
@@ -70,6 +72,8 @@ class DaemonHost:
     trouble: HostError | None = None
     woken: int = 0
     agent: Agent | None = None
+    admin: Admin = field(default_factory=Admin)
+    tally: Tally = field(default_factory=Tally)
     notifiers: list[Notifier] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
@@ -146,6 +150,8 @@ class DaemonHost:
             applier=self.applier,
             wedges=self.wedges,
             notifier=self.notifiers[-1],
+            admin=self.admin,
+            tally=self.tally,
         )
         self.units.subscribe(self.agent.wake)
         self.agent.load()

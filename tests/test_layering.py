@@ -22,16 +22,17 @@ ARROWS = {
     "offline": {"config", "core", "errors", "host"},
     "releases": {"config", "core", "errors", "host"},
     "log": {"host"},
-    "daemon": {"config", "core", "errors", "host", "log", "offline"},
+    "daemon": {"config", "core", "errors", "host", "log", "offline", "page"},
     "first": {"config", "core", "errors", "host", "offline"},
-    "ctl": {"config", "core", "errors", "first", "offline", "releases"},
+    "history": {"config", "core", "errors", "host", "offline"},
+    "ctl": {"config", "core", "errors", "first", "history", "offline", "releases"},
     "__main__": {"daemon"},
     "__init__": set[str](),
 }
 
 # What of the standard library neither reaches outside the process nor knows the time.
 PURE = {
-    "collections", "dataclasses", "difflib", "enum", "functools", "hashlib", "ipaddress", "itertools",
+    "bisect", "collections", "dataclasses", "difflib", "enum", "functools", "hashlib", "ipaddress", "itertools",
     "json", "math", "re", "types", "typing", "pathlib.PurePosixPath", "posixpath", "textwrap",
 }  # fmt: skip
 
@@ -40,9 +41,10 @@ PURE_PATHS = {"basename", "dirname", "isabs", "join", "normpath"}
 
 # Each library from outside, and the only modules that may know it.
 OWNERS = {
-    "aiohttp": {"daemon/control.py"},
+    "aiohttp": {"daemon/admin.py", "daemon/admin_pages.py", "daemon/control.py"},
     "click": {"ctl/*.py", "ctl/verbs/*.py"},
     "h11": {"host/ovms.py"},
+    "prometheus_client": {"daemon/engine_metrics.py", "daemon/metrics.py"},
     "psutil": {"host/processes.py"},
     "pystemd": {"host/systemd_worker.py"},
     "pyudev": {"host/devices.py"},

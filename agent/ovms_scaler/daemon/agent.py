@@ -16,8 +16,10 @@ from ovms_scaler.core.facts import Facts
 from ovms_scaler.core.plan import Plan, plan
 from ovms_scaler.core.spec import GpuRules
 from ovms_scaler.core.status import Document, status_document
+from ovms_scaler.core.tally import Tally
 from ovms_scaler.core.target import Target
 from ovms_scaler.daemon.accepted import Accepted
+from ovms_scaler.daemon.admin import Admin
 from ovms_scaler.daemon.apply import Applier
 from ovms_scaler.daemon.changes import Changes
 from ovms_scaler.daemon.observe import Observer
@@ -56,6 +58,8 @@ class Agent:
         applier: Applier,
         wedges: Wedges,
         notifier: Notifier,
+        admin: Admin,
+        tally: Tally,
     ) -> None:
         """``resolve`` makes a target of a configuration; ``planned`` as in core.placement.place."""
         self._config_file = config_file
@@ -65,6 +69,8 @@ class Agent:
         self._applier = applier
         self._wedges = wedges
         self._notifier = notifier
+        self._admin = admin
+        self._tally = tally
         self._config: configuration.Config | None = None
         self._config_error = ""
         self._resolve_error = ""
@@ -164,6 +170,7 @@ class Agent:
         self._notifier.ready(self._summary())
         while True:
             await self._act()
+            self._tally.passes.note(time.monotonic() - self._pass_began)
             self._notifier.watchdog()
             self._notifier.status(self._summary())
             await self._wait()
@@ -176,7 +183,7 @@ class Agent:
 
     def document(self) -> Document:
         """The status, as ``ovms-scalerctl status --json`` prints it."""
-        errors = (self.orders.problem, self._accepted.problem, self._resolve_error)
+        errors = (self.orders.problem, self._accepted.problem, self._resolve_error, self._admin.problem)
         problems = [*self._observer.problems, *filter(None, errors), *self._failures]
         return status_document(
             self._target,
@@ -198,6 +205,7 @@ class Agent:
         target = self._resolve(config, self._store.read_books(), planned=planned)
         self._config, self._target = config, target
         self._resolve_error = ""
+        self._admin.want(target.admin.listen)
         if planned:
             self.orders.forget_others(target.wanted)
         self._accepted.remember(target.books, config if remember else None)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bounds on what one client of a Unix socket can take of the agent, which everybody may connect to."""
+"""Bounds on what one client of a socket can take of the agent, which everybody here may connect to."""
 
 import asyncio
 import socket
 import struct
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,17 +13,20 @@ class Bounds:
     """``of_user`` and ``of_all`` are connections at once; root's are not counted.
 
     ``bytes`` and ``lifetime_sec`` are those of one connection: a client that wants more connects again.
+    ``makes_room``: one too many of a user is not refused, but ends the oldest of that user; so whoever
+    occupies all of them without asking anything keeps nobody out.
     """
 
     of_user: int = 16
     of_all: int = 256
     bytes: int = 1 << 19
     lifetime_sec: float = 120.0
+    makes_room: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """Who connected, as the kernel knows it (SO_PEERCRED of unix(7))."""
+    """Who connected, as the kernel knows it (SO_PEERCRED of unix(7)); over TCP it does not: ids are -1."""
 
     uid: int
     gid: int
@@ -45,7 +47,8 @@ class Doorkeeper:
     def __init__(self, make: Callable[[], asyncio.Protocol], bounds: Bounds) -> None:
         self._make = make
         self._bounds = bounds
-        self._of_user: Counter[int] = Counter()
+        # Of each user but root, in the order in which they came.
+        self._of_user: dict[int, dict[_Connection, None]] = {}
 
     def __call__(self) -> asyncio.Protocol:
         return _Connection(self._make, self._bounds, self._of_user)
@@ -55,7 +58,10 @@ class _Connection(asyncio.Protocol):
     """Passes everything on to the protocol that it guards, as long as the bounds are kept."""
 
     def __init__(
-        self, make: Callable[[], asyncio.Protocol], bounds: Bounds, of_user: "Counter[int]"
+        self,
+        make: Callable[[], asyncio.Protocol],
+        bounds: Bounds,
+        of_user: "dict[int, dict[_Connection, None]]",
     ) -> None:
         self._make = make
         self._bounds = bounds
@@ -70,27 +76,41 @@ class _Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         peer = read_peer(transport)
         self._uid = peer.uid if peer is not None else -1
-        if self._uid != 0 and (
-            self._of_user[self._uid] >= self._bounds.of_user or self._of_user.total() >= self._bounds.of_all
-        ):
+        if self._uid != 0 and not self._has_room():
             transport.abort()
             return
-        if self._uid != 0:
-            self._of_user[self._uid] += 1
+        self._of_user.setdefault(self._uid, {})[self] = None
         self._transport = transport
         self._inner = self._make()
         self._end = asyncio.get_running_loop().call_later(self._bounds.lifetime_sec, transport.abort)
         self._inner.connection_made(transport)
+
+    def _has_room(self) -> bool:
+        own = self._of_user.get(self._uid, {})
+        everybody = sum(len(theirs) for uid, theirs in self._of_user.items() if uid != 0)
+        if len(own) < self._bounds.of_user and everybody < self._bounds.of_all:
+            return True
+        if not self._bounds.makes_room or not own:
+            return False
+        oldest = next(iter(own))
+        oldest._leave()
+        if oldest._transport is not None:
+            oldest._transport.abort()
+        return True
+
+    def _leave(self) -> None:
+        """No longer be counted."""
+        own = self._of_user.get(self._uid, {})
+        own.pop(self, None)
+        if not own:
+            self._of_user.pop(self._uid, None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._inner is None:
             return
         if self._end is not None:
             self._end.cancel()
-        if self._uid != 0:
-            self._of_user[self._uid] -= 1
-            if not self._of_user[self._uid]:
-                del self._of_user[self._uid]
+        self._leave()
         inner, self._inner = self._inner, None
         inner.connection_lost(exc)
 

@@ -9,17 +9,20 @@ import os
 import pwd
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import structlog
 
-from ovms_scaler import __version__, log, offline
+from ovms_scaler import __version__, log, offline, page
 from ovms_scaler.config import CONFIG_FILE, Config
 from ovms_scaler.core.books import Books
 from ovms_scaler.core.fronts import PROXY_DIRECTORY
 from ovms_scaler.core.nginx import ACCESS_SOCKET
+from ovms_scaler.core.tally import Tally
 from ovms_scaler.core.target import Target
+from ovms_scaler.daemon.admin import Admin
+from ovms_scaler.daemon.admin_pages import Machine, Sources, make_application
 from ovms_scaler.daemon.agent import Agent
 from ovms_scaler.daemon.apply import Applier
 from ovms_scaler.daemon.control import Control
@@ -29,6 +32,7 @@ from ovms_scaler.daemon.events import Events
 from ovms_scaler.daemon.health import HealthWatch
 from ovms_scaler.daemon.measuring import Measuring
 from ovms_scaler.daemon.meter import Meter
+from ovms_scaler.daemon.metrics import Metrics
 from ovms_scaler.daemon.observe import Memory, Observer
 from ovms_scaler.daemon.proxy_watch import ProxyWatch
 from ovms_scaler.daemon.wedges import Wedges
@@ -68,17 +72,22 @@ def main() -> None:
     )
     parser.add_argument("--version", action="version", version=f"ovms-scaler {__version__}")
     options = parser.parse_args()
-    events = Events()
-    log.configure(events.note)
+    events, tally = Events(), Tally()
+
+    def note(entry: Mapping[str, object]) -> None:
+        events.note(entry)
+        tally.note_event(entry)
+
+    log.configure(note)
     try:
         with only_one(LOCK):
-            asyncio.run(_run(options.config, events))
+            asyncio.run(_run(options.config, events, tally))
     except ScalerError as error:
         logger.critical("agent cannot run", error=error.message, hint=error.hint)
         sys.exit(1)
 
 
-async def _run(config_file: Path, events: Events) -> None:
+async def _run(config_file: Path, events: Events, tally: Tally) -> None:
     memory, store, notifier = Memory(), Store(), Notifier()
     async with await Systemd.open() as units:
         health = HealthWatch(
@@ -112,6 +121,7 @@ async def _run(config_file: Path, events: Events) -> None:
             settled=lambda: agent.wake(),
             kill=lambda pid, unit: send_signal(pid, signal.SIGKILL, unit=unit),
         )
+        admin = Admin()
         agent = Agent(
             config_file=config_file,
             resolve=_Resolver(CredentialStore(Path(PROXY_DIRECTORY))),
@@ -120,6 +130,8 @@ async def _run(config_file: Path, events: Events) -> None:
             applier=applier,
             wedges=wedges,
             notifier=notifier,
+            admin=admin,
+            tally=tally,
         )
         units.subscribe(agent.wake)
         devices = _watch_devices(agent)
@@ -128,8 +140,15 @@ async def _run(config_file: Path, events: Events) -> None:
         control = Control(
             agent, answers={"events": events.answer, "measures": lambda _query: measuring.read()}
         )
+        metrics = Metrics(
+            status=agent.document,
+            measures=measuring.read,
+            tally=tally,
+            connect=lambda port, timeout_sec: Engine(port, timeout_sec=timeout_sec),
+        )
         agent.load()
         await control.open()
+        await _open_pages(admin, agent, measuring, events, metrics)
         logger.info("agent started", version=__version__)
         recalling = asyncio.create_task(events.recall(), name="recall")
         try:
@@ -139,11 +158,30 @@ async def _run(config_file: Path, events: Events) -> None:
             recalling.cancel()
             devices.close()
             record.close()
+            await admin.close()
+            await metrics.close()
             await control.close()
             await applier.close()
             await health.close()
             logger.info("agent stopped")
             notifier.close()
+
+
+async def _open_pages(
+    admin: Admin, agent: Agent, measuring: Measuring, events: Events, metrics: Metrics
+) -> None:
+    """Show the agent at the address that the configuration names."""
+    sources = Sources(
+        status=agent.document,
+        measures=measuring.read,
+        events=events,
+        topology=Machine(read_topology).document,
+        metrics=metrics.answer,
+        page=page.render_page,
+        fragment=page.render_fragment,
+        page_policy=page.CONTENT_SECURITY_POLICY,
+    )
+    await admin.open(make_application(sources))
 
 
 def _watch_devices(agent: Agent) -> contextlib.ExitStack:
@@ -161,9 +199,7 @@ def _watch_devices(agent: Agent) -> contextlib.ExitStack:
     return stack
 
 
-def _open_record(
-    health: HealthWatch, proxy_watch: ProxyWatch, measuring: Measuring
-) -> contextlib.ExitStack:
+def _open_record(health: HealthWatch, proxy_watch: ProxyWatch, measuring: Measuring) -> contextlib.ExitStack:
     """Take in what the proxy says of requests until the stack is closed."""
     stack = contextlib.ExitStack()
 

@@ -98,13 +98,18 @@ class Engine:
             sentence = f"POST {target} was answered with {_status(answer)}"
         return Canary.refused, sentence
 
-    async def read_counters(self) -> Counters | None:
-        """The engine's own counters; None when metrics are not enabled, or for want of an answer."""
+    async def read_metrics(self) -> bytes | None:
+        """The engine's own metrics; None when they are not enabled, or for want of an answer."""
         try:
             answer = await self._get("/metrics")
         except (OSError, h11.RemoteProtocolError, _TooLargeError):
             return None
-        return parse_metrics(answer.body.decode(errors="replace")) if answer.status == 200 else None
+        return answer.body if answer.status == 200 else None
+
+    async def read_counters(self) -> Counters | None:
+        """What is counted in them; None as above, and when it is not there."""
+        text = await self.read_metrics()
+        return parse_metrics(text.decode(errors="replace")) if text is not None else None
 
     async def close(self) -> None:
         """Close the connection; the next call opens a new one."""
