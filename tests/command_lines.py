@@ -13,6 +13,18 @@ from ovms_scaler.ctl.options import PROGRAM
 COMMAND = re.compile(rf"(?:^ *|`|&& ){PROGRAM} ((?:[a-z]|--)[^`|;&#\n]*)", re.MULTILINE)
 
 
+def list_commands(group: click.Group = cli, prefix: str = "") -> dict[str, click.Command]:
+    """Everything that can be run, by what is typed: "status", "engine install"."""
+    found: dict[str, click.Command] = {}
+    for name, command in group.commands.items():
+        is_group = isinstance(command, click.Group)
+        found |= list_commands(command, f"{prefix}{name} ") if is_group else {f"{prefix}{name}": command}
+    return found
+
+
+COMMANDS = list_commands()
+
+
 def find_commands(text: str) -> list[str]:
     """What follows the program's name in each command of the text."""
     return [found.strip() for found in COMMAND.findall(text)]
@@ -20,11 +32,12 @@ def find_commands(text: str) -> list[str]:
 
 def check_command(command: str) -> None:
     """Raises AssertionError when there is no such verb, or it has no such option or fewer arguments."""
-    verb, *words = shlex.split(command)
-    if verb in ("--help", "--version"):
+    words = shlex.split(command)
+    if words[0] in ("--help", "--version"):
         return
-    assert verb in cli.commands, f"there is no verb {verb!r}: {command}"
-    called = cli.commands[verb]
+    verb = next((" ".join(words[:count]) for count in (2, 1) if " ".join(words[:count]) in COMMANDS), "")
+    assert verb, f"there is no verb {words[0]!r}: {command}"
+    called, words = COMMANDS[verb], words[len(verb.split()) :]
     try:
         _, rest, _ = called.make_parser(click.Context(called)).parse_args(words)
     except click.UsageError as error:

@@ -10,18 +10,17 @@ from pathlib import Path
 
 import click
 import pytest
-from command_lines import check_command, find_commands
+from command_lines import COMMANDS, check_command, find_commands
 from log_phrases import read_phrases
 from manual import EVERY_PAGE, PAGES, ROOT, flatten, read_part, split_entries
 
 from ovms_scaler.core.lifecycle import State
 from ovms_scaler.ctl.exits import Exit
-from ovms_scaler.ctl.main import cli
 from ovms_scaler.daemon import main as daemon
 
 AGENT = ROOT / "agent" / "ovms_scaler"
 SECTIONS = ("NAME", "SYNOPSIS", "DESCRIPTION", "SEE ALSO")
-VERBS = [name for name, command in cli.commands.items() if not command.hidden]
+VERBS = [name for name, command in COMMANDS.items() if not command.hidden]
 
 
 def read_verbs() -> dict[str, str]:
@@ -46,10 +45,10 @@ def test_every_verb_is_described_and_no_other() -> None:
 def test_every_verb_has_its_options_and_no_other(verb: str) -> None:
     (line,) = (line for line in read_verbs() if line.startswith(f"**{verb}**"))
     options = [word for word in re.findall(r"\*\*([^*]+)\*\*", line) if word.startswith("--")]
-    assert {*options, "--help"} == list_options(cli.commands[verb])
+    assert {*options, "--help"} == list_options(COMMANDS[verb])
     assert len(options) == len(set(options))
     shown = re.sub(r"\[\*\*--[^]]*\]|\*\*--output\*\* \*DIR\*", "", line).removeprefix(f"**{verb}**")
-    arguments = [one for one in cli.commands[verb].params if isinstance(one, click.Argument)]
+    arguments = [one for one in COMMANDS[verb].params if isinstance(one, click.Argument)]
     assert shown.replace("*", "").split() == [str(one.metavar) for one in arguments]
 
 
@@ -57,8 +56,8 @@ def test_every_option_is_described_and_no_other() -> None:
     part = read_part("ovms-scalerctl.8.md", "# OPTIONS").replace("\\-", "-")
     described = {word for line in split_entries(part) for word in re.findall(r"\*\*(--?\w[\w-]*)\*\*", line)}
     # With plan, where they mean something.
-    of_one_verb = {"--diff", "--no-diff", "--watch", "--rolling"}
-    every = {option for verb in VERBS for option in list_options(cli.commands[verb])}
+    of_one_verb = {"--diff", "--no-diff", "--watch", "--rolling", "--sha256", "--no-switch"}
+    every = {option for verb in VERBS for option in list_options(COMMANDS[verb])}
     assert described == every - of_one_verb | {"-h", "--version"}
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_lines import COMMANDS
 from ctl_lab import CTL, POOL, Ctl, FakeAgent, instance, run_as_anybody, status
 
 import ovms_scaler
@@ -18,7 +19,7 @@ from ovms_scaler.ctl.main import cli
 from ovms_scaler.ctl.options import PROGRAM
 from ovms_scaler.daemon import control
 
-VERBS = sorted(cli.commands)
+VERBS = sorted({*cli.commands, *COMMANDS})  # groups of verbs, too
 
 
 def test_exit_statuses_are_the_documented_numbers() -> None:
@@ -32,7 +33,7 @@ def test_defaults_are_those_of_the_modules_that_are_not_imported() -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_has_an_example_and_fits(verb: str, ctl: Ctl) -> None:
-    shown = ctl(verb, "--help")
+    shown = ctl(*verb.split(), "--help")
     assert (shown.status, shown.err) == (0, "")
     assert "Example:" in shown.out
     assert f"{PROGRAM} {verb}" in shown.out or f"ovms_scaler.ctl {verb}" in shown.out

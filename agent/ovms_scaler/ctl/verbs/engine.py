@@ -27,7 +27,7 @@ wait_option = click.option(
 
 @click.group()
 def engine() -> None:
-    """Install releases of OpenVINO Model Server, and go from one to another.
+    """Install releases of OVMS, and go from one to another.
 
     Releases lie beside each other in /opt/ovms. Instances are started from the
     current one. Another one is taken into use by a rolling restart.
