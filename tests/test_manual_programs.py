@@ -56,7 +56,16 @@ def test_every_option_is_described_and_no_other() -> None:
     part = read_part("ovms-scalerctl.8.md", "# OPTIONS").replace("\\-", "-")
     described = {word for line in split_entries(part) for word in re.findall(r"\*\*(--?\w[\w-]*)\*\*", line)}
     # With plan, where they mean something.
-    of_one_verb = {"--diff", "--no-diff", "--watch", "--rolling", "--sha256", "--no-switch"}
+    of_one_verb = {
+        "--diff",
+        "--no-diff",
+        "--watch",
+        "--rolling",
+        "--sha256",
+        "--no-switch",
+        "--once",
+        "--interval",
+    }
     every = {option for verb in VERBS for option in list_options(COMMANDS[verb])}
     assert described == every - of_one_verb | {"-h", "--version"}
 
@@ -84,7 +93,9 @@ def test_every_state_is_described_and_no_other() -> None:
 
 def test_every_phrase_of_the_log_is_described_and_no_other() -> None:
     entries = split_entries(read_part("ovms-scaler.8.md", "# LOG")).values()
-    assert {phrase for text in entries for phrase in re.findall(r'"([^"]+)"', flatten(text))} == read_phrases().keys()
+    assert {
+        phrase for text in entries for phrase in re.findall(r'"([^"]+)"', flatten(text))
+    } == read_phrases().keys()
 
 
 def test_every_variable_of_the_environment_is_described_and_no_other() -> None:

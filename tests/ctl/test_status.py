@@ -247,7 +247,7 @@ def test_the_real_document_of_an_agent_without_a_configuration(ctl: Ctl, agent: 
 
 
 def test_styles_are_for_states_that_exist() -> None:
-    assert set(status_view._STYLES) <= set(State)
+    assert set(status_view.STYLES) <= set(State)
 
 
 @pytest.mark.parametrize(

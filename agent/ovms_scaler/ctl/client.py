@@ -25,6 +25,22 @@ def read_status(path: Path = SOCKET, *, timeout_sec: float = STATUS_TIMEOUT_SEC)
     return _ask("GET", "/v1/status", path, timeout_sec)
 
 
+def read_measures(path: Path = SOCKET) -> dict[str, Any]:
+    """What instances do and use. Raises UnreachableError, and ScalerError when the agent refuses."""
+    return _ask("GET", "/v1/measures", path, STATUS_TIMEOUT_SEC)
+
+
+def read_events(path: Path, *, since: float = 0.0) -> list[dict[str, Any]]:
+    """The events that the agent remembers since then (seconds since the epoch), oldest first.
+
+    Raises UnreachableError, and ScalerError when the agent refuses.
+    """
+    listed = _ask("GET", f"/v1/events?since={since:.6f}", path, STATUS_TIMEOUT_SEC).get("events")
+    if not isinstance(listed, list):
+        raise _unreachable(f"its answer on {path} is not the expected one", LOOK)
+    return [event for event in listed if isinstance(event, dict)]
+
+
 def reload(path: Path, *, allow_outage: bool) -> dict[str, Any]:
     """Have the agent take its configuration; ``instances`` of the answer is how many there are in it.
 

@@ -14,7 +14,7 @@ from ovms_scaler.ctl import tables
 from ovms_scaler.ctl.tables import cell, indented, make_table, stack
 
 # By name, as ovms_scaler.core.lifecycle would bring half the package along, at a cost that people notice.
-_STYLES = {
+STYLES = {
     "ready": "green",
     "failed": "red",
     "quarantined": "red",
@@ -55,7 +55,7 @@ def _render_table(rows: Sequence[Row], now: float) -> Table:
     for row in rows:
         shown.add_row(
             cell(row.id),
-            cell(row.state, _STYLES.get(row.state, "")),
+            cell(row.state, STYLES.get(row.state, "")),
             cell("in" if row.in_rotation else "out", "" if row.in_rotation or not row.wanted else "yellow"),
             cell(row.port),
             cell(_place(row)),
