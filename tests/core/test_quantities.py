@@ -10,6 +10,7 @@ from ovms_scaler.core.quantities import (
     format_latency,
     format_number,
     format_share,
+    format_used,
 )
 
 
@@ -50,3 +51,8 @@ def test_number(value: float, text: str) -> None:
 @pytest.mark.parametrize(("share", "text"), [(0.0, "0 %"), (0.634, "63 %"), (1.0, "100 %")])
 def test_share(share: float, text: str) -> None:
     assert format_share(share) == text
+
+
+def test_used() -> None:
+    assert format_used(181 * GIB, 256 * GIB) == "181 of 256 GiB"
+    assert format_used(512 * MIB, 12 * GIB) == "512 MiB of 12.0 GiB"

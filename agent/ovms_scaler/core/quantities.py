@@ -40,3 +40,10 @@ def format_number(value: float) -> str:
 def format_share(share: float) -> str:
     """A part of one in percent: "0 %", "63 %"."""
     return f"{share * 100:.0f} %"
+
+
+def format_used(used: float, size: float) -> str:
+    """How much of it: "181 of 256 GiB"; each with its unit where they are not the same."""
+    some, all_of_it = format_bytes(used), format_bytes(size)
+    number, _, unit = some.partition(" ")
+    return f"{number if all_of_it.endswith(unit) or not used else some} of {all_of_it}"
