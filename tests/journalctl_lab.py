@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ BEGAN_USEC = 1_795_287_600_000_000
 
 PROGRAM = """\
 #!{python} -IS
-import json, os, signal, sys, time
+import json, os, signal, sys
 here = {here!r}
 with open(here + "/calls", "a") as calls:
     calls.write(json.dumps(sys.argv[1:]) + "\\n")
@@ -61,7 +62,8 @@ stream = open(here + "/entries")
 entries = list(read(stream))
 if "--field" in options:
     field = options["--field"]
-    print("\\n".join(sorted({{str(one[field]) for one in entries if field in one}})))
+    for value in sorted({{str(one[field]) for one in entries if field in one}}):
+        print(value)
     sys.exit()
 if "--after-cursor" in options:
     at = [one["__CURSOR"] for one in entries].index(options["--after-cursor"])
@@ -72,10 +74,11 @@ if "--reverse" in options:
     entries.reverse()
 for entry in entries:
     print(json.dumps(entry), flush="--follow" in options)
-while "--follow" in options:
-    for entry in read(stream):
+if "--follow" in options:
+    for entry in read(open(here + "/later")):
         print(json.dumps(entry), flush=True)
-    time.sleep(0.01)
+    if os.path.exists(here + "/stays"):
+        signal.pause()
 """
 
 
@@ -89,12 +92,22 @@ class Journalctl:
         program = self.directory / "journalctl"
         program.write_text(PROGRAM.format(python=sys.executable, here=str(self.directory)))
         program.chmod(0o755)
-        (self.directory / "entries").touch()
+        self.holds()
+        self.then_comes()
 
     def holds(self, *entries: Fields) -> None:
         """Add entries, each with a cursor and a second later than the one before it."""
-        path = self.directory / "entries"
-        number = len(path.read_text().splitlines())
+        self._add("entries", entries)
+
+    def then_comes(self, *entries: Fields, and_waits: bool = False) -> None:
+        """What is found by --follow after that; it ends then, unless it waits as the real one does."""
+        self._add("later", entries)
+        if and_waits:
+            (self.directory / "stays").touch()
+
+    def _add(self, name: str, entries: Iterable[Fields]) -> None:
+        path = self.directory / name
+        number = len((self.directory / "entries").read_text().splitlines()) if path.exists() else 0
         with path.open("a") as stream:
             for count, one in enumerate(entries, number):
                 at = BEGAN_USEC + count * 1_000_000

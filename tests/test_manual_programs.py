@@ -44,10 +44,10 @@ def test_every_verb_is_described_and_no_other() -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_its_options_and_no_other(verb: str) -> None:
     (line,) = (line for line in read_verbs() if line.startswith(f"**{verb}**"))
-    options = [word for word in re.findall(r"\*\*([^*]+)\*\*", line) if word.startswith("--")]
+    options = [word for word in re.findall(r"\*\*([^*]+)\*\*", line) if word.startswith("-")]
     assert {*options, "--help"} == list_options(COMMANDS[verb])
     assert len(options) == len(set(options))
-    shown = re.sub(r"\[\*\*--[^]]*\]|\*\*--output\*\* \*DIR\*", "", line).removeprefix(f"**{verb}**")
+    shown = re.sub(r"\[\*\*-[^]]*\]|\*\*--output\*\* \*DIR\*", "", line).removeprefix(f"**{verb}**")
     arguments = [one for one in COMMANDS[verb].params if isinstance(one, click.Argument)]
     assert shown.replace("*", "").split() == [str(one.metavar) for one in arguments]
 
@@ -61,6 +61,7 @@ def test_every_option_is_described_and_no_other() -> None:
         "--no-diff",
         "--watch",
         "--rolling",
+        "--level",
         "--sha256",
         "--no-switch",
         "--once",

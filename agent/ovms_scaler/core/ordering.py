@@ -3,14 +3,14 @@
 
 from collections.abc import Collection, Iterable
 from dataclasses import replace
-from difflib import get_close_matches
 
 from ovms_scaler.core.facts import Facts
 from ovms_scaler.core.lifecycle import is_outdated
 from ovms_scaler.core.orders import Drain, Orders, Restart
 from ovms_scaler.core.rotation import routed_now
+from ovms_scaler.core.subject import unknown_name
 from ovms_scaler.core.target import Target
-from ovms_scaler.errors import RefusedError, UnknownNameError
+from ovms_scaler.errors import RefusedError
 
 
 def find_instances(target: Target, name: str) -> tuple[str, ...]:
@@ -19,10 +19,7 @@ def find_instances(target: Target, name: str) -> tuple[str, ...]:
         return (name,)
     if name in target.pools:
         return tuple(one.id for one in target.instances if one.pool == name)
-    known = [*target.wanted, *target.pools]
-    close = get_close_matches(name, known) or known[:5]
-    hint = f"there is {', '.join(close)}" if close else "the configuration has no pool"
-    raise UnknownNameError(f"there is no instance and no pool named {name!r}", hint=hint)
+    raise unknown_name([*target.wanted, *target.pools], name)
 
 
 def order_drain(

@@ -5,7 +5,7 @@ import asyncio
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def can_read(root: Path = Path("/")) -> bool:
     return any(os.access(path, os.R_OK) for path in found)
 
 
-def read_entries(*arguments: str) -> Iterator[dict[str, str]]:
+def read_entries(*arguments: str) -> Generator[dict[str, str], None, None]:
     """The entries that journalctl finds with these arguments, until it ends or the iterator is closed.
 
     Raises HostError.
