@@ -17,6 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ARROWS = {
     "errors": set[str](),
     "core": {"errors"},
+    "bench": {"core", "errors"},
     "host": {"core", "errors"},
     "config": {"core", "errors", "host"},
     "offline": {"config", "core", "errors", "host"},
@@ -26,7 +27,8 @@ ARROWS = {
     "daemon": {"config", "core", "errors", "host", "log", "offline", "page"},
     "first": {"config", "core", "errors", "host", "offline"},
     "history": {"config", "core", "errors", "host", "offline"},
-    "ctl": {"config", "core", "errors", "first", "history", "offline", "releases"},
+    "doctor": {"config", "core", "errors", "host", "offline", "releases"},
+    "ctl": {"bench", "config", "core", "doctor", "errors", "first", "history", "offline", "releases"},
     "__main__": {"daemon"},
     "__init__": set[str](),
 }
@@ -42,10 +44,16 @@ PURE_PATHS = {"basename", "dirname", "isabs", "join", "normpath"}
 
 # Each library from outside, and the only modules that may know it.
 OWNERS = {
-    "aiohttp": {"daemon/admin.py", "daemon/admin_pages.py", "daemon/control.py"},
+    "aiohttp": {
+        "bench/client.py",
+        "bench/front.py",
+        "daemon/admin.py",
+        "daemon/admin_pages.py",
+        "daemon/control.py",
+    },
     "click": {"ctl/*.py", "ctl/verbs/*.py"},
     "h11": {"host/ovms.py"},
-    "jinja2": {"page/rendering.py"},
+    "jinja2": {"bench/report.py", "page/rendering.py"},
     "prometheus_client": {"daemon/engine_metrics.py", "daemon/metrics.py"},
     "psutil": {"host/processes.py"},
     "pystemd": {"host/systemd_worker.py"},

@@ -83,6 +83,14 @@ def test_status_of_what_serves() -> None:
         "active",
         ["8000"],
     )
+    assert proxy["endpoints"] == [
+        {
+            "upstream": "chat",
+            "serves": "org/tiny",
+            "url": "http://127.0.0.1:8000/v3",
+            "needs_api_key": False,
+        }
+    ]
     assert status["problems"] == ["systemd is silent"]
 
 

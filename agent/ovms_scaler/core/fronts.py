@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from itertools import combinations
 
 from ovms_scaler.core import nginx, nginx_text
-from ovms_scaler.core.credentials import access_of
+from ovms_scaler.core.credentials import Access, access_of
 from ovms_scaler.core.instance import Instance
 from ovms_scaler.core.spec import Pool, Proxy, ProxyMode, Spec
 from ovms_scaler.core.topology import Topology
@@ -51,6 +51,27 @@ def fronts_of(
             )
         )
     return tuple(fronts)
+
+
+def endpoints_of(fronts: tuple[nginx.Front, ...], access: Access) -> list[dict[str, object]]:
+    """Where a client on this host reaches each upstream, and what it gets there."""
+    found: list[dict[str, object]] = []
+    for front in fronts:
+        for listen in front.listen:
+            address, port = nginx_text.parse_listen(listen)
+            # Whoever listens everywhere listens on the loopback, too.
+            host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(address, address)
+            root = f"http{'s' if access.has_tls else ''}://{host}:{port}"
+            found += [
+                {
+                    "upstream": one.name,
+                    "serves": one.title,
+                    "url": f"{root}{f'/{one.prefix}' if one.prefix else ''}/v3",
+                    "needs_api_key": access.has_api_keys,
+                }
+                for one in front.upstreams
+            ]
+    return found
 
 
 def listen_problems(spec: Spec) -> list[Problem]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ovms_scaler.core.cpulist import format_cpu_list
 from ovms_scaler.core.facts import Facts
+from ovms_scaler.core.fronts import endpoints_of
 from ovms_scaler.core.instance import Instance, unit_name
 from ovms_scaler.core.lifecycle import State, is_outdated
 from ovms_scaler.core.orders import Orders
@@ -79,6 +80,7 @@ def status_document(
             "listen": sorted({listen for front in target.fronts for listen in front.listen})
             if target
             else [],
+            "endpoints": endpoints_of(target.fronts, target.proxy.access) if target else [],
         },
         "config": {"file": config_file, "error": config_error},
         "warnings": list(target.warnings) if target is not None else [],

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report as one document, from which JSON, tables and the page are made."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ovms_scaler.bench.client import Endpoint
+from ovms_scaler.bench.dataset import Sample
+from ovms_scaler.bench.load import Load
+from ovms_scaler.bench.running import Findings, findings_document
+
+Document = dict[str, Any]
+
+_METHOD = (
+    "Every latency counts from the moment when the request was to be sent, not from when it was: a client "
+    "that waits for a slow server would leave out those requests that suffer most.",
+    "In a closed loop a request is to be sent as soon as a client has its answer; so a slow server is "
+    "asked less, as with users that wait. Only an open loop shows what happens to users that do not.",
+    "Tokens are those that the engine reports (stream_options.include_usage), never the number of chunks.",
+    "TTFT is the time to the first event with text. TPOT is the time from the first to the last event "
+    "with text, by all tokens but one. ITL is the time between two events with text. Latency is the time "
+    "to the end of the stream.",
+    "Percentiles interpolate linearly between the two nearest figures (definition 7 of Hyndman and Fan, "
+    "as in numpy).",
+    "Requests that failed are counted by how they failed, and are in no latency and no throughput.",
+    "Each request has a connection of its own, and its connecting is part of its latency.",
+    "CPU, memory and GPU use are those that the agent measures, of windows that lie within the run; they "
+    "include the client where it runs on the same machine.",
+)
+_LOCAL = (
+    "NOT MEASURED: what a network between clients and the server adds. The load came from the same "
+    "machine, over its loopback, and took CPU time from the engines (see Client)."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What the figures are of. ``is_local`` tells that client and server share a machine."""
+
+    version: str
+    at: float
+    command: Sequence[str]
+    endpoint: Endpoint
+    load: Load
+    sample: Sample | None
+    engine: str | None
+    machine: Mapping[str, Any]
+    nodes: str | None
+    gpus: str | None
+    config_sha256: str | None
+    generation: str | None
+    is_local: bool
+
+
+def make_document(findings: Findings, context: Context) -> Document:
+    """All of it, as JSON."""
+    found = findings_document(findings)
+    title = "Serving benchmark"
+    if found["comparison"] is not None:
+        title = "Comparison of two configurations"
+    elif found["curve"] is not None:
+        title = "Scaling benchmark"
+    return {
+        "title": title,
+        "version": context.version,
+        "at": context.at,
+        "command_line": shlex.join(context.command),
+        "endpoint": {"url": context.endpoint.url, "model": context.endpoint.model},
+        "load": context.load.document(),
+        "prompts": describe_prompts(context.load, context.sample),
+        "dataset": _dataset(context.sample),
+        "machine": dict(context.machine),
+        "nodes": context.nodes,
+        "gpus": context.gpus,
+        "software": {
+            "engine": context.engine,
+            "ovms_scaler": context.version,
+            "config_sha256": context.config_sha256,
+            "generation": context.generation,
+        },
+        "method": [*_METHOD, *_prompts_method(context), *((_LOCAL,) if context.is_local else ())],
+        "knee_text": _describe_knee(found["curve"]),
+        "whole_text": _describe_whole(found["whole_ratio"]),
+        **found,
+    }
+
+
+def describe_prompts(load: Load, sample: Sample | None) -> str:
+    """Where texts and lengths come from, in a few words."""
+    prefix = f", behind {load.shared_prefix} shared words" if load.shared_prefix else ""
+    if sample is not None:
+        answers = f", answers of {load.output_len} tokens" if load.output_len else ""
+        return f"conversations of {load.dataset_path}{answers}{prefix}"
+    return f"synthetic prompts of {load.input_len} words, answers of {load.output_len} tokens{prefix}"
+
+
+def _prompts_method(context: Context) -> list[str]:
+    sample, load = context.sample, context.load
+    if sample is None:
+        said = [
+            f"Prompts are random words, {load.input_len} of them, and of other text in each run, so that "
+            "no prefix cache can answer. How many tokens they were, chat template included, is in the "
+            "results."
+        ]
+    else:
+        said = [
+            f"Of {sample.total} conversations in the dataset {sample.usable} can be used; the seed chose "
+            "among them. Lengths of recorded answers are estimated at 4 characters for a token. Each "
+            "prompt begins with three random words of its own, so that no prefix cache can answer."
+        ]
+        if sample.usable < load.num_prompts:
+            said.append("There are fewer conversations than requests: some were asked more than once.")
+    if load.shared_prefix:
+        said.append(
+            f"All prompts of a run begin with the same {load.shared_prefix} words, as was asked for."
+        )
+    ends = (
+        "the engine ignores the end of text (ignore_eos), so that answers have exactly the length asked for"
+    )
+    said.append(
+        f"Temperature {load.temperature:g}; "
+        + (ends if load.ignore_eos else "answers end as the model wants.")
+    )
+    return said
+
+
+def _dataset(sample: Sample | None) -> Document | None:
+    if sample is None:
+        return None
+    return {"usable": sample.usable, "total": sample.total, "refused": sample.refused}
+
+
+def _describe_knee(curve: Mapping[str, Any] | None) -> str:
+    if curve is None or len(curve["points"]) < 2:
+        return ""
+    if (knee := curve["knee"]) is not None:
+        return f"The knee is at {knee}: the next ones each brought less than half of what one alone does."
+    return (
+        f"There is no knee up to {curve['points'][-1]['instances']} instances: each further one brought at "
+        "least half of what one alone does."
+    )
+
+
+def _describe_whole(ratio: float | None) -> str:
+    if ratio is None:
+        return ""
+    return (
+        f'All instances together do {ratio:.2f} times what one unbound instance does (placement = "whole").'
+    )

@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The processes of the client: hands each request to one of them, and collects what came of it."""
+
+import asyncio
+import contextlib
+import json
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ovms_scaler.bench.client import Endpoint
+from ovms_scaler.bench.load import Ask, Load
+from ovms_scaler.bench.outcome import Failure, Kind, Outcome, parse_outcome
+from ovms_scaler.bench.worker import LINE_BYTES
+from ovms_scaler.errors import HostError
+
+# Between the moment when everything is handed out and the first request.
+LEAD_SEC = 0.1
+END_SEC = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerReport:
+    """How busy one process was: its share of a core, and how late its event loop was, each 20 ms."""
+
+    pid: int
+    cpu_share: float
+    lags: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One run; ``began_at`` is seconds since the epoch.
+
+    ``unfinished`` is how many requests were given up or never sent.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    workers: tuple[WorkerReport, ...]
+    began_at: float
+    duration_sec: float
+    unfinished: int = 0
+    is_interrupted: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class _Process:
+    process: asyncio.subprocess.Process
+    under_way: dict[int, tuple[Ask, float]] = field(default_factory=dict)
+    report: asyncio.Future[dict[str, Any]] | None = None
+    synced: asyncio.Event = field(default_factory=asyncio.Event)
+    reader: asyncio.Task[None] | None = None
+    is_gone: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class _Turn:
+    """A run under way."""
+
+    waiting: deque[Ask]
+    total: int
+    begins_at: float = 0.0
+    outcomes: list[Outcome] = field(default_factory=list)
+    unfinished: int = 0
+    is_stopped: bool = False
+    is_over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def settle(self) -> None:
+        if len(self.outcomes) + self.unfinished >= self.total:
+            self.is_over.set()
+
+    def clock(self) -> float:
+        """Seconds since the beginning; before it, 0."""
+        return max(0.0, time.monotonic() - self.begins_at) if self.begins_at else 0.0
+
+
+class Fleet:
+    """So many processes, as a context manager; one run at a time."""
+
+    def __init__(self, endpoint: Endpoint, load: Load, workers: int) -> None:
+        self._endpoint = endpoint
+        self._load = load
+        self._count = workers
+        self._fleet: list[_Process] = []
+        self._turn: _Turn | None = None
+        self._told: Callable[[Outcome], None] = lambda _: None
+
+    async def __aenter__(self) -> "Fleet":
+        for _ in range(self._count):
+            # -P: what lies in the current directory is not ours.
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "ovms_scaler.bench.worker"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                limit=LINE_BYTES,
+            )
+            one = _Process(process=process)
+            self._fleet.append(one)
+            one.reader = asyncio.create_task(self._listen(one))
+            settings = {
+                "endpoint": self._endpoint.document(),
+                "temperature": self._load.temperature,
+                "ignore_eos": self._load.ignore_eos,
+            }
+            self._tell(one, {"open": settings})
+        await self._sync()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for one in self._fleet:
+            if one.process.stdin is not None:
+                one.process.stdin.close()
+        for one in self._fleet:
+            try:
+                async with asyncio.timeout(END_SEC):
+                    await one.process.wait()
+            except TimeoutError:
+                with contextlib.suppress(ProcessLookupError):
+                    one.process.kill()
+                await one.process.wait()
+            if one.reader is not None:
+                await one.reader
+
+    async def run(
+        self,
+        asks: Sequence[Ask],
+        *,
+        window: int,
+        stop: asyncio.Event,
+        told: Callable[[Outcome], None] = lambda _: None,
+    ) -> Run:
+        """Send them, at most ``window`` at once; when ``stop`` is set, what is under way is given up.
+
+        ``told`` hears of each outcome. Raises HostError when no process is left to send anything.
+        """
+        turn = self._turn = _Turn(waiting=deque(asks), total=len(asks))
+        self._told = told
+        for _ in range(min(window, len(asks))):
+            self._hand_out(turn)
+        await self._sync()
+        turn.begins_at = time.monotonic() + LEAD_SEC
+        began_at = time.time() + LEAD_SEC
+        for one in self._living():
+            self._tell(one, {"begin": turn.begins_at})
+        await self._until_over(turn, stop)
+        duration_sec = max((one.end_sec for one in turn.outcomes), default=turn.clock())
+        if turn.is_stopped:
+            duration_sec = turn.clock()
+        reports = [await self._ask_report(one) for one in self._living()]
+        self._turn = None
+        return Run(
+            outcomes=tuple(sorted(turn.outcomes, key=lambda one: one.id)),
+            workers=tuple(report for report in reports if report is not None),
+            began_at=began_at,
+            duration_sec=duration_sec,
+            unfinished=turn.unfinished,
+            is_interrupted=turn.is_stopped,
+        )
+
+    async def _until_over(self, turn: _Turn, stop: asyncio.Event) -> None:
+        over, stopped = asyncio.create_task(turn.is_over.wait()), asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait((over, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if not turn.is_over.is_set():
+                turn.is_stopped = True
+                turn.unfinished += len(turn.waiting)
+                turn.waiting.clear()
+                for one in self._living():
+                    self._tell(one, {"stop": True})
+                turn.settle()
+                await over
+        finally:
+            over.cancel()
+            stopped.cancel()
+            await asyncio.gather(over, stopped, return_exceptions=True)
+        if not self._living():
+            raise HostError(
+                "cannot go on: every process of the client has ended",
+                hint="was the machine out of memory? journalctl -k -g 'out of memory'",
+            )
+
+    async def _sync(self) -> None:
+        """Wait until each process has taken in all that it was told: it must not delay what is due."""
+        for one in self._living():
+            one.synced.clear()
+            self._tell(one, {"sync": 0})
+        for one in self._living():
+            await one.synced.wait()
+
+    def _living(self) -> list[_Process]:
+        return [one for one in self._fleet if not one.is_gone]
+
+    def _hand_out(self, turn: _Turn) -> None:
+        """The next request to whoever has fewest; a client of a closed loop is free now."""
+        living = self._living()
+        if not turn.waiting or not living:
+            return
+        one = min(living, key=lambda each: len(each.under_way))
+        ask, now = turn.waiting.popleft(), turn.clock()
+        due_sec = now if ask.due_sec is None else ask.due_sec
+        one.under_way[ask.id] = (ask, due_sec)
+        self._tell(
+            one,
+            {
+                "ask": {
+                    "id": ask.id,
+                    "due_sec": due_sec,
+                    "free_sec": max(due_sec, now),
+                    "prompt": ask.prompt,
+                    "max_tokens": ask.max_tokens,
+                }
+            },
+        )
+
+    def _tell(self, one: _Process, document: object) -> None:
+        if one.process.stdin is not None and not one.process.stdin.is_closing():
+            one.process.stdin.write(json.dumps(document).encode() + b"\n")
+
+    async def _listen(self, one: _Process) -> None:
+        assert one.process.stdout is not None
+        while line := await one.process.stdout.readline():
+            match json.loads(line):
+                case {"outcome": dict(document)}:
+                    self._note(one, parse_outcome(document))
+                case {"synced": int()}:
+                    one.synced.set()
+                case {"unfinished": int(number)} if self._turn is not None:
+                    one.under_way.pop(number, None)
+                    self._turn.unfinished += 1
+                    self._turn.settle()
+                case {"report": dict(document)} if one.report is not None:
+                    one.report.set_result(document)
+        self._lose(one)
+
+    def _note(self, one: _Process, outcome: Outcome) -> None:
+        turn = self._turn
+        if turn is None or one.under_way.pop(outcome.id, None) is None:
+            return
+        turn.outcomes.append(outcome)
+        self._told(outcome)
+        self._hand_out(turn)
+        turn.settle()
+
+    def _lose(self, one: _Process) -> None:
+        """What a process had when it ended has failed, and the server is not to blame."""
+        one.is_gone = True
+        one.synced.set()
+        if one.report is not None and not one.report.done():
+            one.report.set_result({})
+        turn = self._turn
+        if turn is None:
+            return
+        failure = Failure(kind=Kind.client, message=f"process {one.process.pid} ended")
+        now = turn.clock()
+        for number, (_, due_sec) in sorted(one.under_way.items()):
+            outcome = Outcome(id=number, due_sec=due_sec, sent_sec=due_sec, end_sec=now, failure=failure)
+            self._note(one, outcome)
+        if not self._living():
+            turn.is_over.set()
+
+    async def _ask_report(self, one: _Process) -> WorkerReport | None:
+        one.report = asyncio.get_running_loop().create_future()
+        self._tell(one, {"report": True})
+        if one.is_gone:
+            return None
+        try:
+            async with asyncio.timeout(END_SEC):
+                document = await one.report
+        except TimeoutError:
+            return None
+        if not document:
+            return None
+        span_sec = max(document["span_sec"], 1e-9)
+        return WorkerReport(
+            pid=one.process.pid, cpu_share=document["cpu_sec"] / span_sec, lags=tuple(document["lags"])
+        )

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is asked of the front before anything is measured: which models it serves, and with what."""
+
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import aiohttp
+
+from ovms_scaler.bench.client import Client, Endpoint
+from ovms_scaler.bench.outcome import Failure, Kind
+from ovms_scaler.errors import HostError, InputError
+
+_LOOK = "ovms-scalerctl status"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Front:
+    """Where to ask and for what.
+
+    ``engine`` is name and version of the server behind it, None when it hides them.
+    """
+
+    endpoint: Endpoint
+    engine: str | None
+
+
+async def find_front(endpoint: Endpoint) -> Front:
+    """Complete the endpoint with the model, where there is one only.
+
+    Raises HostError when nobody answers, and InputError for a model that is not served.
+    """
+    try:
+        client = Client(endpoint)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot use the certificates of {endpoint.ca_file}: {error}") from error
+    try:
+        models = await _read_models(client, endpoint)
+        engine = await _read_engine(Client(replace(endpoint, url=_root(endpoint.url))))
+    finally:
+        await client.close()
+    return Front(
+        endpoint=replace(endpoint, model=choose_model(endpoint.model, models, endpoint.url)), engine=engine
+    )
+
+
+def choose_model(wanted: str, served: Sequence[str] | None, url: str) -> str:
+    """The model to ask for; ``served`` None when the front does not tell. Raises InputError."""
+    if served is None:
+        if not wanted:
+            raise InputError(f"{url} does not say which models it serves", hint="name one with --model")
+        return wanted
+    if wanted in served:
+        return wanted
+    listed = ", ".join(served)
+    if wanted:
+        close = difflib.get_close_matches(wanted, served, n=1)
+        hint = f"did you mean --model {close[0]}?" if close else f"it serves {listed or 'none'}; {_LOOK}"
+        raise InputError(f"no model {wanted!r} is served at {url}", hint=hint)
+    if len(served) != 1:
+        what = f"{len(served)} models are served at {url}" if served else f"no model is served at {url}"
+        raise InputError(what, hint=f"choose one with --model: {listed}" if served else _LOOK)
+    return served[0]
+
+
+def explain_failure(endpoint: Endpoint, failure: Failure) -> HostError:
+    """Why nothing can be measured, and what to type next."""
+    hints = {
+        Kind.refused: f"{_LOOK}; systemctl status ovms-scaler-proxy",
+        Kind.unreachable: "is the URL right? with TLS it begins with https:, and a certificate "
+        "of one's own needs --cacert or --insecure",
+        Kind.nonsense: "is this the API? the URL ends with /v3 for OVMS, as http://server:8000/v3",
+        Kind.no_usage: "tokens are counted by stream_options.include_usage alone: update the server",
+        Kind.no_answer: f"{_LOOK}; journalctl -eu ovms-scaler-proxy",
+        Kind.cut: f"{_LOOK}; an engine died or was killed",
+        Kind.timeout: f"a longer --timeout; {_LOOK}",
+    }
+    hint = hints.get(failure.kind, _LOOK)
+    if failure.status == 401:
+        hint = "--api-key-file FILE"
+    elif failure.status == 404:
+        hint = f"the URL ends with /v3 for OVMS; {_LOOK}"
+    message = f": {failure.message}" if failure.message else ""
+    return HostError(f"cannot measure {endpoint.url}: {failure.label}{message}", hint=hint)
+
+
+async def _read_models(client: Client, endpoint: Endpoint) -> tuple[str, ...] | None:
+    try:
+        status, body = await client.look("/models")
+    except aiohttp.ClientConnectorError as error:
+        refused = isinstance(error.os_error, ConnectionRefusedError)
+        kind = Kind.refused if refused else Kind.unreachable
+        raise explain_failure(endpoint, Failure(kind=kind, message=str(error))) from error
+    except aiohttp.InvalidURL as error:
+        raise InputError(
+            f"cannot use the URL {endpoint.url!r}", hint="for example http://127.0.0.1:8000/v3"
+        ) from error
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+        what = str(error) or "no answer in time"
+        raise explain_failure(endpoint, Failure(kind=Kind.no_answer, message=what)) from error
+    if status == 401:
+        raise explain_failure(
+            endpoint, Failure(kind=Kind.status, status=401, message="an API key is needed")
+        )
+    try:
+        listed = json.loads(body)["data"] if status == 200 else None
+        return None if listed is None else tuple(str(one["id"]) for one in listed)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+
+
+async def _read_engine(client: Client) -> str | None:
+    """From KServe's server metadata, which OVMS has at /v2."""
+    try:
+        status, body = await client.look("/v2")
+        document = json.loads(body) if status == 200 else {}
+        return f"{document['name']} {document['version']}"
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    finally:
+        await client.close()
+
+
+def _root(url: str) -> str:
+    """The URL without the API's own last part: behind a prefix of a pool its /v2 is there too."""
+    head, _, tail = url.rpartition("/")
+    return head if tail in ("v1", "v3") else url

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What came of one request."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Kind(StrEnum):
+    """How a request failed."""
+
+    refused = "connection refused"
+    unreachable = "cannot connect"
+    no_answer = "closed without an answer"
+    status = "HTTP error"
+    cut = "cut in mid-stream"
+    timeout = "timed out"
+    nonsense = "not a stream of chat completions"
+    reported = "error within the stream"
+    no_usage = "no usage in the answer"
+    client = "a process of the client died"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why it failed; ``status`` and ``code`` (OpenAI's) where there was an answer that said so."""
+
+    kind: Kind
+    status: int | None = None
+    code: str = ""
+    message: str = ""
+
+    @property
+    def label(self) -> str:
+        """The kind for people: what failed in the same way has the same."""
+        if self.kind is not Kind.status:
+            return f"{self.kind} ({self.code})" if self.code else self.kind.value
+        label = f"HTTP {self.status}"
+        if self.status == 503:
+            label = f"rejected: {label}"
+        return f"{label} ({self.code})" if self.code else label
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One request that ended. Times are seconds since the beginning of the run.
+
+    ``due_sec`` is when it should have been sent, and every latency counts from there: a client that waits
+    for a slow server would otherwise not measure just those requests that suffered most. ``late_sec`` is by
+    how much the client itself missed the moment. ``first_sec`` and ``last_sec`` are the first and the last
+    piece of text.
+    """
+
+    id: int
+    due_sec: float
+    sent_sec: float
+    end_sec: float
+    late_sec: float = 0.0
+    first_sec: float | None = None
+    last_sec: float | None = None
+    gaps_us: tuple[int, ...] = ()
+    input_tokens: int | None = None
+    generated_tokens: int | None = None
+    instance: str = ""
+    failure: Failure | None = None
+
+    @property
+    def is_good(self) -> bool:
+        return self.failure is None
+
+    @property
+    def latency_sec(self) -> float:
+        return self.end_sec - self.due_sec
+
+    @property
+    def ttft_sec(self) -> float | None:
+        return None if self.first_sec is None else self.first_sec - self.due_sec
+
+    @property
+    def tpot_sec(self) -> float | None:
+        """Time for each token after the first; None for an answer of one token."""
+        tokens = self.generated_tokens or 0
+        if self.first_sec is None or self.last_sec is None or tokens < 2:
+            return None
+        return (self.last_sec - self.first_sec) / (tokens - 1)
+
+
+def outcome_document(outcome: Outcome) -> dict[str, Any]:
+    """As JSON; what is as usual is left out."""
+    failure = outcome.failure
+    document = {name: getattr(outcome, name) for name in outcome.__slots__ if name != "failure"}
+    document["gaps_us"] = list(outcome.gaps_us)
+    if failure is not None:
+        document["failure"] = {name: getattr(failure, name) for name in failure.__slots__}
+    return document
+
+
+def parse_outcome(document: Mapping[str, Any]) -> Outcome:
+    """An outcome from its document."""
+    failure = document.get("failure")
+    if failure is not None:
+        failure = Failure(**failure | {"kind": Kind(failure["kind"])})
+    return Outcome(**{**document, "gaps_us": tuple(document["gaps_us"]), "failure": failure})

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Brings so many instances into rotation by draining the others, and puts everything back."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ovms_scaler.bench.host import Document, Host
+from ovms_scaler.errors import RefusedError, ScalerError
+
+# The control socket answers questions, and sends no events.
+POLL_SEC = 0.2
+
+
+class StoppedError(ScalerError):
+    """Whoever started it wants it to end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Members:
+    """Instances that answer for one model, in their order; ``in_use`` are those that may be drained."""
+
+    upstream: str
+    in_use: tuple[str, ...]
+
+
+def find_members(status: Document, upstream: str, most: int) -> Members:
+    """The instances of one upstream.
+
+    Raises RefusedError when ``most`` of them cannot be had as things are.
+    """
+    if (status.get("orders") or {}).get("paused_since") is not None:
+        raise RefusedError("cannot drain instances: the agent is paused", hint="ovms-scalerctl resume")
+    drained = frozenset((status.get("orders") or {}).get("drained") or ())
+    own = [
+        one for one in status.get("instances") or () if (one.get("upstream") or one.get("pool")) == upstream
+    ]
+    usable = [one for one in own if one["id"] not in drained]
+    for one in usable:
+        if not one.get("in_rotation"):
+            raise RefusedError(
+                f"cannot begin: {one['id']} is not in rotation but {one.get('state')}: {one.get('reason')}",
+                hint="ovms-scalerctl status; drain what is not to take part",
+            )
+    if most > len(usable):
+        left_out = f"; {len(drained)} are drained" if drained else ""
+        raise RefusedError(
+            f"cannot have {most} instances in rotation: {upstream} has {len(usable)}{left_out}",
+            hint=f"--scale with numbers up to {len(usable)}",
+        )
+    return Members(upstream=upstream, in_use=tuple(str(one["id"]) for one in usable))
+
+
+class Rotation:
+    """Keeps book of what it drained. What the administrator drained before is not touched."""
+
+    def __init__(self, host: Host, stop: asyncio.Event, tell: Callable[[str], None]) -> None:
+        self._host = host
+        self._stop = stop
+        self._tell = tell
+        self.drained: list[str] = []
+
+    async def keep(self, members: Sequence[str], count: int) -> tuple[str, ...]:
+        """Have the first ``count`` of them in rotation and no other.
+
+        Raises StoppedError, and RefusedError when an order cannot be carried out.
+        """
+        kept, rest = tuple(members[:count]), members[count:]
+        for name in rest:
+            if name not in self.drained:
+                # Before it is ordered: whoever ends this in between must find it in the book.
+                self.drained.append(name)
+                await self._order("drain", name)
+        for name in kept:
+            if name in self.drained:
+                await self._order("undrain", name)
+                self.drained.remove(name)
+        return kept
+
+    async def restore(self, *, wait: bool) -> list[str]:
+        """Take all back into use; those for which the agent cannot be told are returned, with the reason.
+
+        With ``wait`` until they are in rotation again, or it is stopped.
+        """
+        left, orders = [], []
+        for name in reversed(self.drained.copy()):
+            try:
+                orders.append(await asyncio.to_thread(self._host.undrain, name))
+                self.drained.remove(name)
+            except ScalerError as error:
+                left.append(f"{name}: {error.message}")
+        for order in orders if wait else ():
+            await wait_until_done(self._host, "undrain", order, self._stop, self._tell)
+        return left
+
+    async def _order(self, verb: str, name: str) -> None:
+        give = self._host.drain if verb == "drain" else self._host.undrain
+        order = await asyncio.to_thread(give, name)
+        await wait_until_done(self._host, verb, order, self._stop, self._tell)
+
+
+async def wait_until_done(
+    host: Host, verb: str, order: Document, stop: asyncio.Event, tell: Callable[[str], None]
+) -> None:
+    """Wait for an order.
+
+    Raises StoppedError when ``stop`` is set, and RefusedError when it cannot be carried out.
+    """
+    while not stop.is_set():
+        progress = host.judge(verb, order, await asyncio.to_thread(host.status))
+        if progress is not None:
+            if progress.trouble:
+                raise RefusedError(f"cannot go on: {progress.trouble}")
+            if not progress.waits_for:
+                return
+            tell(f"{verb}: {progress.waits_for}")
+        try:
+            async with asyncio.timeout(POLL_SEC):
+                await stop.wait()
+        except TimeoutError:
+            continue
+    raise StoppedError("stopped")

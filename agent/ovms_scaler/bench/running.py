@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured in which order: one run, a scaling curve, or two configurations in turn.
+
+Whatever the machine was brought into for it is undone at the end, also after an error or when it is told to
+stop.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ovms_scaler.bench.comparing import Verdict, compare, verdict_row
+from ovms_scaler.bench.host import Host
+from ovms_scaler.bench.rotation import Members, Rotation, StoppedError
+from ovms_scaler.bench.scaling import Curve, Measured, draw_curve
+from ovms_scaler.bench.session import Measurement, Session
+from ovms_scaler.bench.swapping import Swap
+from ovms_scaler.errors import ScalerError
+
+WHOLE = "whole"
+
+
+@dataclass(slots=True, kw_only=True)
+class Findings:
+    """All that was measured, in its order.
+
+    ``trouble`` is why there is not more, ``left`` what could not be undone.
+    """
+
+    measurements: list[Measurement] = field(default_factory=list)
+    curve: Curve | None = None
+    verdicts: tuple[Verdict, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+    whole_ratio: float | None = None
+    trouble: str = ""
+    left: list[str] = field(default_factory=list)
+    is_interrupted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """One of two configurations: "A" or "B", its name for people, and its file's content."""
+
+    key: str
+    name: str
+    content: bytes
+
+
+async def run_once(session: Session, instances: tuple[str, ...] | None) -> Findings:
+    """One measurement. Raises ScalerError when nothing could be measured."""
+    findings = Findings()
+    findings.measurements.append(await session.measure(instances=instances))
+    findings.is_interrupted = session.stop.is_set()
+    return findings
+
+
+async def run_scale(
+    session: Session,
+    host: Host,
+    members: Members,
+    counts: Sequence[int],
+    *,
+    rounds: int,
+    against: Swap | None = None,
+    whole: bytes = b"",
+) -> Findings:
+    """The same load with so many instances each, the most first: each is drained and started once at most.
+
+    With ``against`` the configuration ``whole`` comes last, with the same load.
+    """
+    findings = Findings()
+    rotation = Rotation(host, session.stop, session.reporter.tell)
+    by_count: dict[int, list[Measurement]] = {}
+    kept: dict[int, tuple[str, ...]] = {}
+
+    async def measure_all() -> None:
+        for count in sorted(set(counts), reverse=True):
+            kept[count] = await rotation.keep(members.in_use, count)
+            for number in range(rounds):
+                label = f"{count} instance{'' if count == 1 else 's'}{_round(number, rounds)}"
+                measured = await session.measure(label, kept[count])
+                findings.measurements.append(measured)
+                if session.stop.is_set():
+                    raise StoppedError("stopped")
+                by_count.setdefault(count, []).append(measured)
+
+    await _attempt(findings, measure_all, lambda wait: rotation.restore(wait=wait), session)
+    _add_curve(findings, by_count, kept, session.load.request_rate)
+    if against is not None and not findings.trouble and not findings.is_interrupted:
+        await _measure_whole(session, against, whole, findings, rounds=rounds)
+    return findings
+
+
+async def run_compare(session: Session, swap: Swap, sides: Sequence[Side], *, rounds: int) -> Findings:
+    """Each configuration once in each round, A and B in turn. Raises ScalerError when it cannot begin."""
+    findings = Findings(names={side.key: side.name for side in sides})
+    measured: dict[str, list[Measurement]] = {side.key: [] for side in sides}
+    swap.open()
+
+    async def measure_all() -> None:
+        for number in range(rounds):
+            for side in sides:
+                await swap.put(side.content)
+                one = await session.measure(f"{side.key} ({side.name}){_round(number, rounds)}")
+                findings.measurements.append(one)
+                if session.stop.is_set():
+                    raise StoppedError("stopped")
+                measured[side.key].append(one)
+
+    await _attempt(findings, measure_all, lambda wait: _restore_file(swap, wait=wait), session)
+    before, after = (measured[side.key] for side in sides)
+    whole = min(len(before), len(after))
+    if whole:
+        findings.verdicts = compare(
+            [one.summary for one in before[:whole]], [one.summary for one in after[:whole]]
+        )
+    return findings
+
+
+async def _measure_whole(
+    session: Session, swap: Swap, content: bytes, findings: Findings, *, rounds: int
+) -> None:
+    own: list[Measurement] = []
+    swap.open()
+
+    async def measure_all() -> None:
+        await swap.put(content)
+        for number in range(rounds):
+            one = await session.measure(f'placement = "{WHOLE}"{_round(number, rounds)}')
+            findings.measurements.append(one)
+            if session.stop.is_set():
+                raise StoppedError("stopped")
+            own.append(one)
+
+    await _attempt(findings, measure_all, lambda wait: _restore_file(swap, wait=wait), session)
+    if own and findings.curve is not None and findings.curve.points:
+        mean = sum(one.summary.output_tokens_per_sec for one in own) / len(own)
+        findings.whole_ratio = findings.curve.points[-1].throughput.mean / mean if mean else None
+
+
+async def _attempt(
+    findings: Findings,
+    measure_all: Callable[[], Awaitable[None]],
+    restore: Callable[[bool], Awaitable[list[str]]],
+    session: Session,
+) -> None:
+    """What was measured before an error is worth keeping. Whatever happens, everything is put back."""
+    try:
+        await measure_all()
+    except StoppedError:
+        findings.is_interrupted = True
+    except ScalerError as error:
+        findings.trouble = str(error)
+    finally:
+        findings.is_interrupted = findings.is_interrupted or session.stop.is_set()
+        session.reporter.tell("putting everything back")
+        try:
+            findings.left += await restore(not findings.is_interrupted)
+        except StoppedError:
+            findings.is_interrupted = True  # while it was waited for; the orders are given
+        except ScalerError as error:
+            findings.left.append(str(error))
+
+
+async def _restore_file(swap: Swap, *, wait: bool) -> list[str]:
+    await swap.restore(wait=wait)
+    return []
+
+
+def _add_curve(
+    findings: Findings,
+    by_count: Mapping[int, Sequence[Measurement]],
+    kept: Mapping[int, tuple[str, ...]],
+    request_rate: float | None,
+) -> None:
+    measured = [
+        Measured(
+            instances=count,
+            names=kept[count],
+            output_tokens_per_sec=tuple(one.summary.output_tokens_per_sec for one in several),
+            requests_per_sec=tuple(one.summary.requests_per_sec for one in several),
+        )
+        for count, several in by_count.items()
+    ]
+    findings.curve = draw_curve(measured, request_rate=request_rate) if measured else None
+
+
+def _round(number: int, rounds: int) -> str:
+    return f", round {number + 1}" if rounds > 1 else ""
+
+
+def findings_document(findings: Findings) -> dict[str, Any]:
+    """As JSON."""
+    return {
+        "measurements": [one.document() for one in findings.measurements],
+        "curve": findings.curve.document() if findings.curve is not None else None,
+        "comparison": {
+            "names": dict(findings.names),
+            "verdicts": [
+                {
+                    **one.document(),
+                    **verdict_row(one, findings.names),
+                    "text": one.describe(findings.names),
+                }
+                for one in findings.verdicts
+            ],
+        }
+        if findings.verdicts
+        else None,
+        "whole_ratio": findings.whole_ratio,
+        "trouble": findings.trouble,
+        "left": findings.left,
+        "is_interrupted": findings.is_interrupted,
+    }

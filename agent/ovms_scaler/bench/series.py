@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is drawn of a run: distributions, and what happened when."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from ovms_scaler.bench.fleet import Run
+from ovms_scaler.bench.outcome import Outcome
+from ovms_scaler.bench.statistics import percentile
+
+_POINTS = 200
+_BUCKETS = 80
+_WIDTHS_SEC = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
+
+
+def draw_series(run: Run) -> dict[str, Any]:
+    """All of them, as JSON; times in seconds, the distributions as [value, share of all up to it]."""
+    good = [one for one in run.outcomes if one.is_good]
+    return {
+        "ttft_sec": ecdf(one.ttft_sec for one in good if one.ttft_sec is not None),
+        "tpot_sec": ecdf(one.tpot_sec for one in good if one.tpot_sec is not None),
+        "itl_sec": ecdf(gap / 1e6 for one in good for gap in one.gaps_us),
+        "latency_sec": ecdf(one.latency_sec for one in good),
+        "over_time": over_time(run),
+    }
+
+
+def ecdf(values: Iterable[float]) -> list[tuple[float, float]]:
+    """The empirical distribution at evenly spread shares, the smallest and the largest figure included."""
+    ordered = sorted(values)
+    if not ordered:
+        return []
+    count = min(_POINTS, len(ordered))
+    if count == 1:
+        return [(ordered[0], 1.0)]
+    shares = [index / (count - 1) for index in range(count)]
+    return [(round(percentile(ordered, share * 100), 6), round(share, 4)) for share in shares]
+
+
+def over_time(run: Run) -> dict[str, Any]:
+    """Rates and counts in buckets of equal width; of the last, which is not whole, over its own time."""
+    duration_sec = max(run.duration_sec, 1e-3)
+    width_sec = next(
+        (width for width in _WIDTHS_SEC if duration_sec / width <= _BUCKETS), duration_sec / _BUCKETS
+    )
+    count = max(1, -int(-duration_sec // width_sec))
+    spans = [min(width_sec, duration_sec - index * width_sec) or width_sec for index in range(count)]
+
+    def place(at_sec: float) -> int:
+        return min(count - 1, max(0, int(at_sec / width_sec)))
+
+    tokens, ended = [0.0] * count, [0] * count
+    errors: dict[str, list[int]] = {}
+    for one in run.outcomes:
+        if one.failure is not None:
+            errors.setdefault(one.failure.label, [0] * count)[place(one.end_sec)] += 1
+            continue
+        ended[place(one.end_sec)] += 1
+        for at_sec, share in _arrivals(one):
+            tokens[place(at_sec)] += share
+    return {
+        "bucket_sec": width_sec,
+        "output_tokens_per_sec": [round(each / span, 3) for each, span in zip(tokens, spans, strict=True)],
+        "requests_per_sec": [round(each / span, 3) for each, span in zip(ended, spans, strict=True)],
+        "in_flight": _in_flight(run.outcomes, count, width_sec),
+        "errors": errors,
+    }
+
+
+def _arrivals(outcome: Outcome) -> Iterator[tuple[float, float]]:
+    """When how many tokens came: those of ``usage``, spread evenly over the events with text."""
+    at_sec = outcome.end_sec if outcome.first_sec is None else outcome.first_sec
+    share = (outcome.generated_tokens or 0) / (1 + len(outcome.gaps_us))
+    yield at_sec, share
+    for gap_us in outcome.gaps_us:
+        at_sec += gap_us / 1e6
+        yield at_sec, share
+
+
+def _in_flight(outcomes: Sequence[Outcome], count: int, width_sec: float) -> list[float]:
+    """How many requests were due and not yet answered, on average over each bucket."""
+    total = [0.0] * count
+    for one in outcomes:
+        first, last = int(one.due_sec / width_sec), int(one.end_sec / width_sec)
+        for index in range(max(0, first), min(count - 1, last) + 1):
+            begin, end = index * width_sec, (index + 1) * width_sec
+            total[index] += max(0.0, min(end, one.end_sec) - max(begin, one.due_sec))
+    return [round(each / width_sec, 3) for each in total]

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run says: the rows of the report, what failed and how, and whether the client was the limit."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ovms_scaler.bench.fleet import Run, WorkerReport
+from ovms_scaler.bench.outcome import Kind, Outcome
+from ovms_scaler.bench.statistics import Spread, describe, percentile
+
+# From which share of a core on a process of the client has no time left for its own clock.
+_BUSY_SHARE = 0.85
+# How late a client may be beside what it measures: 5 % of the median time to the first token, and never less
+# than this.
+_LATE_SHARE, _LATE_SEC = 0.05, 0.01
+_ENOUGH_FOR_P99 = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorRow:
+    """Requests that failed in one way; ``instances`` counts them by who was to answer."""
+
+    label: str
+    kind: Kind
+    count: int
+    first_sec: float
+    message: str
+    instances: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientLoad:
+    """How busy and how late the client itself was; None where there was nothing to see.
+
+    ``limit`` is "" when it was good enough, else why it was not.
+    """
+
+    workers: int
+    cores: float
+    busiest_share: float | None
+    lag_p99_sec: float | None
+    late_p99_sec: float | None
+    limit: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """The figures of one run. Failed requests are in ``errors`` and nowhere else.
+
+    Times are in seconds. ``itl_sec`` is the time between two events with text, of which each holds
+    ``tokens_per_event`` tokens on average; ``tpot_sec`` counts tokens.
+    """
+
+    successful_requests: int
+    failed_requests: int
+    unfinished_requests: int
+    duration_sec: float
+    input_tokens: int
+    generated_tokens: int
+    requests_per_sec: float
+    output_tokens_per_sec: float
+    total_tokens_per_sec: float
+    ttft_sec: Spread | None
+    tpot_sec: Spread | None
+    itl_sec: Spread | None
+    latency_sec: Spread | None
+    tokens_per_event: float | None
+    input_len: Spread | None
+    output_len: Spread | None
+    errors: tuple[ErrorRow, ...]
+    instances: dict[str, int]
+    client: ClientLoad
+    is_interrupted: bool
+
+    def document(self) -> dict[str, Any]:
+        shown: dict[str, Any] = {}
+        for name in self.__slots__:
+            value = getattr(self, name)
+            shown[name] = value.document() if isinstance(value, Spread) else value
+        shown["errors"] = [{name: getattr(row, name) for name in row.__slots__} for row in self.errors]
+        shown["client"] = {name: getattr(self.client, name) for name in self.client.__slots__}
+        return shown
+
+
+def summarise(run: Run) -> Summary:
+    """The figures of a run."""
+    good = [one for one in run.outcomes if one.is_good]
+    duration_sec = max(run.duration_sec, 1e-9)
+    asked = sum(one.input_tokens or 0 for one in good)
+    generated = sum(one.generated_tokens or 0 for one in good)
+    ttft = describe(one.ttft_sec for one in good if one.ttft_sec is not None)
+    return Summary(
+        successful_requests=len(good),
+        failed_requests=len(run.outcomes) - len(good),
+        unfinished_requests=run.unfinished,
+        duration_sec=run.duration_sec,
+        input_tokens=asked,
+        generated_tokens=generated,
+        requests_per_sec=len(good) / duration_sec,
+        output_tokens_per_sec=generated / duration_sec,
+        total_tokens_per_sec=(asked + generated) / duration_sec,
+        ttft_sec=ttft,
+        tpot_sec=describe(one.tpot_sec for one in good if one.tpot_sec is not None),
+        itl_sec=describe(gap / 1e6 for one in good for gap in one.gaps_us),
+        latency_sec=describe(one.latency_sec for one in good),
+        tokens_per_event=_tokens_per_event(good),
+        input_len=describe(one.input_tokens or 0 for one in good),
+        output_len=describe(one.generated_tokens or 0 for one in good),
+        errors=list_errors(run.outcomes),
+        instances=dict(sorted(Counter(one.instance for one in good if one.instance).items())),
+        client=judge_client(run.workers, run.outcomes, ttft),
+        is_interrupted=run.is_interrupted,
+    )
+
+
+def list_errors(outcomes: Iterable[Outcome]) -> tuple[ErrorRow, ...]:
+    """What failed, the most frequent first."""
+    failed: dict[str, list[Outcome]] = defaultdict(list)
+    for one in outcomes:
+        if one.failure is not None:
+            failed[one.failure.label].append(one)
+    rows = []
+    for label, several in failed.items():
+        first = min(several, key=lambda one: one.end_sec)
+        assert first.failure is not None
+        row = ErrorRow(
+            label=label,
+            kind=first.failure.kind,
+            count=len(several),
+            first_sec=first.end_sec,
+            message=first.failure.message,
+            instances=dict(sorted(Counter(one.instance for one in several if one.instance).items())),
+        )
+        rows.append(row)
+    return tuple(sorted(rows, key=lambda row: (-row.count, row.label)))
+
+
+def judge_client(
+    workers: Sequence[WorkerReport], outcomes: Sequence[Outcome], ttft: Spread | None
+) -> ClientLoad:
+    """Whether the figures are the server's, or rather those of a client that could not keep up."""
+    lags = sorted(lag for one in workers for lag in one.lags)
+    lates = sorted(one.late_sec for one in outcomes if not _is_lost(one))
+    lag = percentile(lags, 99) if lags else None
+    late = percentile(lates, 99) if lates else None
+    busiest = max((one.cpu_share for one in workers), default=None)
+    allowed = max(_LATE_SEC, _LATE_SHARE * ttft.median if ttft is not None else 0.0)
+    limit = ""
+    if any(_is_lost(one) for one in outcomes):
+        limit = "one of its processes died"
+    elif busiest is not None and busiest > _BUSY_SHARE:
+        limit = f"its busiest process used {busiest:.0%} of a core"
+    elif late is not None and late > allowed:
+        limit = f"1 % of the requests were sent {late * 1000:.0f} ms late or more"
+    elif lag is not None and lag > allowed:
+        limit = f"it was {lag * 1000:.0f} ms late or more in reading, 1 % of the time"
+    return ClientLoad(
+        workers=len(workers),
+        cores=sum(one.cpu_share for one in workers),
+        busiest_share=busiest,
+        lag_p99_sec=lag,
+        late_p99_sec=late,
+        limit=limit,
+    )
+
+
+def list_notes(summary: Summary) -> list[str]:
+    """What somebody who reads the figures has to know about them."""
+    notes = []
+    if summary.client.limit:
+        notes.append(
+            f"THE CLIENT WAS THE LIMIT: {summary.client.limit}. The server may be better than these "
+            f"figures: give more processes (--workers, now {summary.client.workers}), or use another "
+            "machine (--url)."
+        )
+    if summary.is_interrupted:
+        notes.append(
+            f"INTERRUPTED after {summary.duration_sec:.1f} s: {summary.unfinished_requests} requests "
+            "are missing."
+        )
+    count = summary.successful_requests
+    if 0 < count < _ENOUGH_FOR_P99:
+        notes.append(
+            f"P99 is hardly more than the slowest of {count} requests: it takes "
+            f"--num-prompts {_ENOUGH_FOR_P99} or more."
+        )
+    if summary.tokens_per_event is not None and not 0.95 <= summary.tokens_per_event <= 1.05:
+        notes.append(
+            f"The server sends {summary.tokens_per_event:.2f} tokens in one event: ITL is the time between "
+            "events, TPOT that of a token."
+        )
+    return notes
+
+
+def _is_lost(outcome: Outcome) -> bool:
+    return outcome.failure is not None and outcome.failure.kind is Kind.client
+
+
+def _tokens_per_event(good: Sequence[Outcome]) -> float | None:
+    spoken = [one for one in good if one.first_sec is not None]
+    events = sum(1 + len(one.gaps_us) for one in spoken)
+    return sum(one.generated_tokens or 0 for one in spoken) / events if events else None

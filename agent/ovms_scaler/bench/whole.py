@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration that placement is measured against: one unbound instance for each pool on CPUs."""
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+from ovms_scaler.core.rules import WITHOUT_EFFECT
+from ovms_scaler.core.spec import Placement
+from ovms_scaler.errors import InputError
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def make_whole(text: str) -> str:
+    """The configuration with ``placement = "whole"`` in each pool on NUMA nodes.
+
+    Raises InputError without any.
+    """
+    document = tomllib.loads(text)
+    pools = document.get("pool", [])
+    changed = [pool for pool in pools if pool.get("placement", Placement.numa) == Placement.numa]
+    if not changed:
+        raise InputError('no pool of the file has placement = "numa", so there is nothing to compare with')
+    for pool in changed:
+        for name in WITHOUT_EFFECT[Placement.whole]:
+            pool.pop(name, None)
+        pool["placement"] = Placement.whole.value
+    return (
+        "# The same with one unbound instance in place of one for each NUMA node, for a comparison.\n"
+        + render_toml(document)
+    )
+
+
+def render_toml(document: Mapping[str, Any]) -> str:
+    """TOML of what tomllib reads from configurations: without dates."""
+    return "\n".join(_render_table(document, ())).lstrip("\n") + "\n"
+
+
+def _render_table(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
+    lines, tables = [], []
+    for name, value in table.items():
+        here = (*path, _render_key(name))
+        if isinstance(value, Mapping):
+            tables += ["", f"[{'.'.join(here)}]", *_render_table(value, here)]
+        elif isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
+            for one in value:
+                tables += ["", f"[[{'.'.join(here)}]]", *_render_table(one, here)]
+        else:
+            lines.append(f"{_render_key(name)} = {_render_value(value)}")
+    return lines + tables
+
+
+def _render_key(name: str) -> str:
+    return name if _BARE.fullmatch(name) else _render_value(name)
+
+
+def _render_value(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_render_value, value))}]"
+    if isinstance(value, Mapping):
+        return (
+            f"{{ {', '.join(f'{_render_key(key)} = {_render_value(one)}' for key, one in value.items())} }}"
+        )
+    if isinstance(value, float):
+        return repr(value)
+    # A string of JSON is one of TOML but for DEL, which JSON leaves as it is, and for pairs of surrogates.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
