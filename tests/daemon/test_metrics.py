@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text of GET /metrics: the agent's own, and those of engines, some of which are slow or talk nonsense."""
+"""The text of GET /metrics: the agent's own, and those of engines, some of them slow or wrong."""
 
 import asyncio
 import contextlib
