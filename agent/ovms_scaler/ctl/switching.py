@@ -37,11 +37,19 @@ def switch(releases: Releases, name: str, config: Config, wish: Wish) -> tuple[E
         _say(wish, f"{name} is the current release" + (", and every instance runs it" if planned else ""))
         return Exit.good, _document(before=None, is_switched=False)
     is_there = _check_agent(config, wish, has_instances=bool(planned))
-    releases.use(name)
+    previous = releases.previous()
+    before = releases.use(name)
     if not is_there:
         _say(wish, f"{name} is the current release; the agent takes it when it starts")
         return Exit.good, _document(before=before, is_switched=True)
-    answer = _reload(releases, before, wish)
+    try:
+        answer = client.reload(wish.socket, allow_outage=wish.allow_outage)
+    except UnreachableError:
+        raise  # it may have been taken
+    except ScalerError:
+        if before is not None:
+            releases.restore(before, previous)
+        raise
     way = f"from {before} to {name}" if before not in (None, name) else f"to {name}"
     if not wish.wait:
         _say(wish, f"instances go {way}, one after the other; to follow: ovms-scalerctl status --watch")
@@ -78,17 +86,6 @@ def _check_agent(config: Config, wish: Wish, *, has_instances: bool) -> bool:
             hint="ovms-scalerctl plan; then: ovms-scalerctl reload --wait",
         )
     return True
-
-
-def _reload(releases: Releases, before: str | None, wish: Wish) -> dict[str, Any]:
-    try:
-        return client.reload(wish.socket, allow_outage=wish.allow_outage)
-    except UnreachableError:
-        raise  # it may have been taken
-    except ScalerError:
-        if before:
-            releases.use(before)
-        raise
 
 
 def _say(wish: Wish, text: str) -> None:

@@ -86,7 +86,9 @@ def lock(root: Path) -> Iterator[None]:
     Raises RefusedError when another does so now, HostError.
     """
     try:
-        root.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if not root.is_dir():
+            root.mkdir(parents=True)
+            root.chmod(0o755)  # whatever the umask
         descriptor = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise cannot(f"write to {root}", error) from error
@@ -161,7 +163,8 @@ def adopt(root: Path, name: str) -> None:
     """
     home = root / name
     try:
-        home.mkdir(mode=0o755, exist_ok=True)
+        home.mkdir(exist_ok=True)
+        home.chmod(0o755)
         for part in LINKED:
             if (root / part).is_symlink():
                 continue

@@ -64,10 +64,11 @@ def run_trial(directory: Path, *arguments: str, user: str = "ovms") -> Ran:
         raise HostError(
             "cannot try the release: systemd does not answer", hint="systemctl list-jobs"
         ) from error
-    return _judge(done.returncode, done.stdout.decode(errors="replace"))
+    return parse_outcome(done.returncode, done.stdout.decode(errors="replace"))
 
 
-def _judge(status: int, text: str) -> Ran:
+def parse_outcome(status: int, text: str) -> Ran:
+    """What systemd-run reported of a program. Raises HostError when it did not come to run."""
     output = _OWN_LINES.sub("", text)[:_MAX_CHARS]
     if status == 0:
         return Ran(output=output, result="success")

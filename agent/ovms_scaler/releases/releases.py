@@ -129,15 +129,17 @@ class Releases:
             before = self.current()
             if before is not None and before != name:
                 directory.make_link(self.root, PREVIOUS, before)
-            if self._direct() == name and directory.read_link(self.root, LINKED[0]) == f"{name}/{LINKED[0]}":
-                # Unpacked by hand and moved aside: who was started from ROOT/bin is right as it is.
-                directory.remove_link(self.root, CURRENT)
-                return before
-            directory.make_link(self.root, CURRENT, name)
-            for part in LINKED:
-                if directory.read_link(self.root, part) is None:
-                    directory.make_link(self.root, part, f"{CURRENT}/{part}")
+            self._point(name)
             return before
+
+    def restore(self, name: str, previous: str | None) -> None:
+        """Take a ``use`` back which nobody has acted upon."""
+        with directory.lock(self.root):
+            self._point(name)
+            if previous is None:
+                directory.remove_link(self.root, PREVIOUS)
+            else:
+                directory.make_link(self.root, PREVIOUS, previous)
 
     def settle(self) -> None:
         """Let ROOT/bin lead to the current release when nobody was started from there any more."""
@@ -163,6 +165,16 @@ class Releases:
             directory.remove(self.root, name)
 
     # Parts of them
+
+    def _point(self, name: str) -> None:
+        if self._direct() == name:
+            # Unpacked by hand and moved aside: who was started from ROOT/bin is right as it is.
+            directory.remove_link(self.root, CURRENT)
+            return
+        directory.make_link(self.root, CURRENT, name)
+        for part in LINKED:
+            if directory.read_link(self.root, part) is None:
+                directory.make_link(self.root, part, f"{CURRENT}/{part}")
 
     def _adopt(self) -> None:
         """Give what was unpacked by hand into ROOT a directory of its own."""

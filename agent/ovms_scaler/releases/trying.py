@@ -18,13 +18,13 @@ from ovms_scaler.errors import InputError, RefusedError
 from ovms_scaler.host.trial import find_libraries, is_for_this_machine, read_system, run_trial
 
 # Opened by a running engine when it first needs them (dlopen): --version does not tell of what they lack.
-_LATE = (
+LATE = (
     "libovmspython.so",
     "libopenvino_intel_cpu_plugin.so",
     "libopenvino_ir_frontend.so",
     "libopenvino_tokenizers.so",
 )
-_LATE_ON_GPUS = ("libopenvino_intel_gpu_plugin.so",)
+LATE_ON_GPUS = ("libopenvino_intel_gpu_plugin.so",)
 
 
 class Trying:
@@ -49,9 +49,9 @@ class Trying:
             raise _useless(fault)
         version = parse_version(ran.output)
         notes = [LOST_WITHOUT_PYTHON] if version.python is False else []
-        if (fault := self._look_up(home, _LATE)) is not None:
+        if (fault := self._look_up(home, LATE)) is not None:
             raise _useless(fault)
-        if (fault := self._look_up(home, _LATE_ON_GPUS)) is not None:
+        if (fault := self._look_up(home, LATE_ON_GPUS)) is not None:
             notes.append(f"it cannot use GPUs: {fault.text} ({fault.hint})")
         return version, tuple(notes)
 

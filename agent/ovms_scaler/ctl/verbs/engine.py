@@ -25,6 +25,16 @@ wait_option = click.option(
 )
 
 
+def _check_sum(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    """As sha256sum prints it: the sum, and then maybe a name."""
+    if value is None:
+        return None
+    found = value.strip().partition(" ")[0].lower()
+    if len(found) != 64 or found.strip("0123456789abcdef"):
+        raise click.BadParameter("must be 64 hexadecimal digits")
+    return found
+
+
 @click.group()
 def engine() -> None:
     """Install releases of OVMS, and go from one to another.
@@ -41,7 +51,7 @@ def engine() -> None:
 
 @engine.command()
 @click.argument("tarball", type=click.Path(path_type=Path, readable=False), metavar="TARBALL")
-@click.option("--sha256", metavar="SUM", help="What the archive's SHA-256 must be.")
+@click.option("--sha256", metavar="SUM", callback=_check_sum, help="What the archive's SHA-256 must be.")
 @click.option("--force", is_flag=True, help="Put it beside another build of the same version.")
 @click.option("--no-switch", is_flag=True, help="Go on with the current release.")
 @outage_option
