@@ -3,60 +3,14 @@
 
 import json
 import os
-import pty
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import pytest
 from ctl_lab import CTL, Ctl, FakeAgent, instance, status
-
-
-@dataclass
-class Screen:
-    """A verb that runs on a terminal of 80 columns."""
-
-    process: subprocess.Popen[bytes]
-    terminal: int
-    text: str = ""
-
-    def read_until(self, wanted: str) -> str:
-        """Everything printed so far, as soon as ``wanted`` is in what was printed since the last call."""
-        start = len(self.text)
-        while wanted not in self.text[start:]:
-            self.text += os.read(self.terminal, 65536).decode()
-        return self.text[start:]
-
-    def read_rest(self) -> str:
-        try:
-            while data := os.read(self.terminal, 65536):
-                self.text += data.decode()
-        except OSError:  # EIO: the last process on the terminal has ended
-            pass
-        return self.text
-
-
-@contextmanager
-def screen(*arguments: object, env: Mapping[str, str] | None = None) -> Iterator[Screen]:
-    terminal, end = pty.openpty()
-    environment = {name: text for name, text in os.environ.items() if name not in ("NO_COLOR", "COLUMNS")}
-    environment |= {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"} | dict(env or {})
-    with subprocess.Popen(
-        [*CTL, *map(str, arguments)],
-        stdin=end,
-        stdout=end,
-        stderr=end,
-        env=environment,
-        start_new_session=True,
-    ) as process:
-        os.close(end)
-        try:
-            yield Screen(process=process, terminal=terminal)
-        finally:
-            process.kill()
-            os.close(terminal)
+from ctl_screen import screen
 
 
 def test_states_are_coloured_on_a_terminal(agent: FakeAgent) -> None:

@@ -35,9 +35,9 @@ _HEAD = """\
 # Files in config.d/*.toml beside it are read after this one.
 #
 # After each change:
-#     ovms-scalerctl check-config        finds mistakes
-#     ovms-scalerctl plan                shows what would be done, and does nothing
-#     systemctl reload ovms-scaler       keeps what is in force if this is wrong
+#     ovms-scalerctl check-config     finds mistakes
+#     ovms-scalerctl plan             shows what would be done, and does nothing
+#     systemctl reload ovms-scaler    keeps what is in force if this is wrong
 #
 # Lines "#key = value" show a key with its default, or with an example where it
 # says so. There are more keys: man ovms-scaler.toml
@@ -171,4 +171,4 @@ def _toml(value: object) -> str:
 
 
 def _count(number: int, what: str) -> str:
-    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
+    return f"{number or 'no'} {what}{'s' if number > 1 else ''}"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ``init`` has to say of the configuration that it wrote."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from ovms_scaler.first import Draft, Findings
 
 # Whether an agent runs decides what to type next, and is not worth waiting for.
 _ASK_SEC = 1.0
+MAX_INSTANCES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,13 +96,21 @@ def _render_table(written: Written) -> Table:
         "Machine": f"{written.found.machine} to use",
         "Engine": first.binary,
         "Model": model,
-        "Instances": f"{len(instances)}: {', '.join(one.id for one in instances)}" if instances else 0,
+        "Instances": _list_instances([one.id for one in instances]),
         "Clients": f"port {first.listen}" if first.listen.isdigit() else first.listen,
     }
     for name, value in rows.items():
         if value is not None:
             table.add_row(tables.cell(name, "bold"), tables.cell(value))
     return table
+
+
+def _list_instances(names: Sequence[str]) -> str:
+    if not names:
+        return "none"
+    more = len(names) - MAX_INSTANCES
+    shown = names if more <= 0 else [*names[:MAX_INSTANCES], f"and {more} more"]
+    return f"{len(names)}: {', '.join(shown)}"
 
 
 def _list_warnings(written: Written) -> list[str]:

@@ -28,8 +28,25 @@ def show_json(document: object, *, indent: int | None = 2) -> None:
 
 
 def complain(text: str) -> None:
-    """A message for standard error."""
-    click.echo(printable(text), err=True)
+    """A message for standard error; on a terminal its words are not cut at the right margin."""
+    shown = printable(text)
+    click.echo(_wrap(shown) if sys.stderr.isatty() else shown, err=True)
+
+
+def _wrap(text: str) -> str:
+    """The lines folded between words, continued below where the line itself begins."""
+    import shutil
+    import textwrap
+
+    width = shutil.get_terminal_size().columns - 1
+    lines = []
+    for line in text.split("\n"):
+        indent = line[: len(line) - len(line.lstrip())] + "  "
+        folded = textwrap.wrap(
+            line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        )
+        lines += folded if len(line) > width else [line]
+    return "\n".join(lines)
 
 
 def is_terminal() -> bool:

@@ -37,12 +37,11 @@ class Search:
     missed: str = ""
 
 
-def find_program(path: str = os.defpath) -> str | None:
+def find_program(path: str, *, default: str = Engine().binary) -> str | None:
     """The path of ``ovms``: where its archive is unpacked by default, else in a directory of ``path``.
 
-    A link is followed, since the program's libraries lie beside what it names.
+    A link there is followed, since the program's libraries lie beside what it names.
     """
-    default = Engine().binary
     if os.path.isfile(default) and os.access(default, os.X_OK):
         return default
     found = shutil.which(os.path.basename(default), path=path)
