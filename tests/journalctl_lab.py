@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A journalctl that plays back what a test recorded: a program, put in front of the real one on PATH.
+"""Journals for tests: one that is played back by a journalctl of our own, and one for the real journalctl.
 
-It knows matches and the options below, as the real one does; another option is an error.
+Ours knows matches and some options, as the real one does (tests/test_history.py asks both); another is an
+error. Either is a program in front of the one on PATH.
 """
 
 import asyncio
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from ovms_scaler.host.journal import render_field
 
 Fields = dict[str, object]
 
@@ -19,7 +23,7 @@ BEGAN_USEC = 1_795_287_600_000_000
 
 PROGRAM = """\
 #!{python} -IS
-import json, os, signal, sys
+import json, os, signal, sys, time
 here = {here!r}
 with open(here + "/calls", "a") as calls:
     calls.write(json.dumps(sys.argv[1:]) + "\\n")
@@ -75,6 +79,8 @@ if "--reverse" in options:
 for entry in entries:
     print(json.dumps(entry), flush="--follow" in options)
 if "--follow" in options:
+    while not os.path.exists(here + "/later"):
+        time.sleep(0.01)
     for entry in read(open(here + "/later")):
         print(json.dumps(entry), flush=True)
     if os.path.exists(here + "/stays"):
@@ -92,27 +98,29 @@ class Journalctl:
         program = self.directory / "journalctl"
         program.write_text(PROGRAM.format(python=sys.executable, here=str(self.directory)))
         program.chmod(0o755)
-        self.holds()
-        self.then_comes()
+        (self.directory / "entries").touch()
 
     def holds(self, *entries: Fields) -> None:
         """Add entries, each with a cursor and a second later than the one before it."""
-        self._add("entries", entries)
+        with (self.directory / "entries").open("a") as stream:
+            stream.write(self._render(entries))
 
     def then_comes(self, *entries: Fields, and_waits: bool = False) -> None:
-        """What is found by --follow after that; it ends then, unless it waits as the real one does."""
-        self._add("later", entries)
+        """What --follow waits for; it ends then, unless it waits for more as the real one does."""
         if and_waits:
             (self.directory / "stays").touch()
+        written = self.directory / "written"
+        written.write_text(self._render(entries))
+        written.rename(self.directory / "later")
 
-    def _add(self, name: str, entries: Iterable[Fields]) -> None:
-        path = self.directory / name
-        number = len((self.directory / "entries").read_text().splitlines()) if path.exists() else 0
-        with path.open("a") as stream:
-            for count, one in enumerate(entries, number):
-                at = BEGAN_USEC + count * 1_000_000
-                known = {"__CURSOR": f"s={count}", "__REALTIME_TIMESTAMP": str(at)}
-                stream.write(json.dumps(known | one) + "\n")
+    def _render(self, entries: Iterable[Fields]) -> str:
+        number = len((self.directory / "entries").read_text().splitlines())
+        lines: list[str] = []
+        for count, one in enumerate(entries, number):
+            at = BEGAN_USEC + count * 1_000_000
+            known = {"__CURSOR": f"s={count}", "__REALTIME_TIMESTAMP": str(at)}
+            lines.append(json.dumps(known | one) + "\n")
+        return "".join(lines)
 
     def fails(self, words: str) -> None:
         (self.directory / "fail").write_text(words)
@@ -128,6 +136,48 @@ class Journalctl:
         """The arguments of each call so far."""
         path = self.directory / "calls"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealJournal:
+    """The real journalctl, on a journal file in a directory, which systemd-journal-remote(8) writes."""
+
+    directory: Path
+
+    def install(self) -> None:
+        program = self.directory / "journalctl"
+        # Taken apart from the directory of the journal, as journalctl follows what changes there.
+        program.write_text(f'#!/bin/sh\nexec /usr/bin/journalctl --directory={self._journal} "$@"\n')
+        program.chmod(0o755)
+        self._journal.mkdir()
+
+    def holds(self, *entries: Fields) -> None:
+        """Add entries, each a second later than the one before it."""
+        counted = self.directory / "count"
+        number = int(counted.read_text()) if counted.exists() else 0
+        counted.write_text(str(number + len(entries)))
+        exported = b"".join(self._export(count, one) for count, one in enumerate(entries, number))
+        subprocess.run(
+            ["/lib/systemd/systemd-journal-remote", f"--output={self._journal}/system.journal", "-"],
+            input=exported,
+            check=True,
+            capture_output=True,
+        )
+
+    then_comes = holds
+
+    def _export(self, count: int, fields: Fields) -> bytes:
+        """An entry in systemd's "Journal Export Format"."""
+        known: Fields = {
+            "__REALTIME_TIMESTAMP": str(BEGAN_USEC + count * 1_000_000),
+            "__MONOTONIC_TIMESTAMP": str(1 + count),
+            "_BOOT_ID": "0123456789abcdef0123456789abcdef",
+        }
+        return b"".join(render_field(name, str(value)) for name, value in (known | fields).items()) + b"\n"
+
+    @property
+    def _journal(self) -> Path:
+        return self.directory / "journal"
 
 
 def entry(phrase: str, *, priority: int = 6, **keys: object) -> Fields:

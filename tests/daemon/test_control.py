@@ -21,6 +21,7 @@ import pytest
 from daemon_host import CONFIG, SERVING, DaemonHost, Running, running
 
 from ovms_scaler.daemon.control import MAX_REQUEST_BYTES, Control
+from ovms_scaler.daemon.events import Events
 from ovms_scaler.errors import HostError
 
 NOBODY = 65534
@@ -70,7 +71,9 @@ async def served(host: DaemonHost, open_directory: Path) -> AsyncIterator[Served
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
     async with running(host) as run:
-        control = Control(run.agent, path)
+        events = Events()
+        events.note({"event": "agent started", "version": "0.1.0"})
+        control = Control(run.agent, path, answers={"events": events.answer})
         await control.open()
         try:
             yield Served(run=run, socket=path)
@@ -103,6 +106,14 @@ async def test_status_is_the_agents_document(served: Served) -> None:
     assert [one["id"] for one in document["instances"]] == ["chat-numa0"]
 
 
+async def test_events_are_for_everybody(served: Served) -> None:
+    status, document = await ask(served, "GET", "/v1/events?since=1&limit=5")
+    assert status == 200
+    (event,) = document["events"]
+    assert event.keys() == {"at", "level", "event", "version"}
+    assert await ask(served, "GET", "/v1/events?since=99999999999") == (200, {"events": []})
+
+
 async def test_reload_takes_the_configuration(served: Served) -> None:
     served.host.configure(CONFIG.replace('"chat"', '"code"'))
     before = time.monotonic()
@@ -131,6 +142,9 @@ async def test_a_corrupt_port_book_comes_back_with_the_way_out(served: Served) -
 @pytest.mark.parametrize(
     ("method", "target", "status", "words"),
     [
+        pytest.param(
+            "GET", "/v1/events?since=x", 400, "since must be seconds since the epoch, not 'x'", id="a time"
+        ),
         pytest.param("GET", "/", 404, "GET /: Not Found", id="no such path"),
         pytest.param("GET", "/v1/reload", 405, "GET /v1/reload: Method Not Allowed", id="not to be read"),
         pytest.param("POST", "/v1/status", 405, "Method Not Allowed", id="not to be changed"),

@@ -15,9 +15,13 @@ from structlog.testing import capture_logs
 from fuzz.driver import ODD, Target, damaged
 from fuzz.specs import ANYTHING, HOSTILE
 from ovms_scaler.daemon.control import Control
+from ovms_scaler.daemon.events import Events
 
 LIMIT_SEC = 30
-VERBS = ("status", "reload", "drain", "undrain", "restart", "reset", "pause", "resume", "x", "../status", "")
+VERBS = (
+    "status", "events?since=1&limit=2", "events?since=nan", "reload", "drain", "undrain", "restart", "reset",
+    "pause", "resume", "x", "../status", "",
+)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -46,7 +50,7 @@ async def _start(stack: contextlib.AsyncExitStack, root: Path) -> Path:
     host = await stack.enter_async_context(daemon_host(root))
     host.configure()
     run = await stack.enter_async_context(running(host))
-    control = Control(run.agent, root / "control.sock")
+    control = Control(run.agent, root / "control.sock", answers={"events": Events().answer})
     await control.open()
     stack.push_async_callback(control.close)
     return root / "control.sock"

@@ -16,15 +16,20 @@ from hypothesis import strategies as st
 from fuzz import specs
 from fuzz.control import open_control
 from fuzz.driver import ODD, Target, damaged
+from fuzz.journal import open_journal
 from fuzz.written import assert_harmless
 from ovms_scaler.config import Config, read_config, restore_config
 from ovms_scaler.core import credentials
 from ovms_scaler.core.books import Books
 from ovms_scaler.core.config_status import parse_config_status
+from ovms_scaler.core.drm_use import add_clients, parse_client
 from ovms_scaler.core.facts import Probe
+from ovms_scaler.core.measures import Looks, measures_document
 from ovms_scaler.core.record import Record, parse_datagram
 from ovms_scaler.core.target import resolve
 from ovms_scaler.core.topology import topology_document
+from ovms_scaler.core.traffic import Traffic
+from ovms_scaler.core.use import CardsUse, busy_share
 from ovms_scaler.errors import ConfigError, HostError, InputError
 from ovms_scaler.host.sysfs import read_topology
 
@@ -33,7 +38,8 @@ SPEC = world.spec({"name": "chat"}, {"name": "cards", "placement": "gpu", "liste
 # An error is read by people and kept in logs.
 LONGEST_MESSAGE = 20_000
 ENVELOPE = (
-    b'<190>Nov 21 15:00:00 host nginx: {"client":"%b","status":"200","upstream":"%b","upstream_status":"%b"}'
+    b'<190>Nov 21 15:00:00 host nginx: {"client":"%b","status":"%b","upstream":"%b","upstream_status":"%b",'
+    b'"upstream_header_time":"%b","upstream_response_time":"%b","completion":"OK"}'
 )
 
 
@@ -228,18 +234,21 @@ EXPECTED = st.lists(st.one_of(st.just("a/b"), specs.HOSTILE), max_size=2).map(tu
 @contextlib.contextmanager
 def open_datagrams() -> Iterator[Callable[[list[bytes]], None]]:
     def check(datagrams: list[bytes]) -> None:
-        record = Record()
+        record, traffic = Record(), Traffic(0.0)
         for number, data in enumerate(datagrams):
             answer = parse_datagram(data)
             if answer is None:
                 continue
             assert all(0 <= port <= 99999 and 0 <= status <= 999 for port, status in answer.tries)
+            traffic.note(answer, now_sec=float(number))
             for port in record.note(answer, now_sec=float(number)):
                 record.is_convicted(port, [8003, 8004], now_sec=float(number))
+        json.dumps(measures_document(INSTANCES, traffic, Looks(), at=0.0, now_sec=0.5), allow_nan=False)
 
     yield check
 
 
+INSTANCES = world.target().instances
 ADDRESSES = st.lists(
     st.sampled_from((b"127.0.0.1:8003", b"127.0.0.1:8004", b"unix:/x.sock", b"127.0.0.1:99999", b"", b"-")),
     max_size=4,
@@ -248,23 +257,60 @@ CODES = st.lists(
     st.sampled_from((b"200", b"400", b"502", b"-", b"", b"0", b"000", b"\xd9\xa3\xd9\xa3\xd9\xa3")),
     max_size=4,
 )
+TIMES = st.lists(
+    st.sampled_from(
+        (b"0.001", b"12.500", b"-", b"", b"-1.000", b"nan", b"1e999", b"999999999.999", b"9" * 400)
+    ),
+    max_size=4,
+)
 JOINTS = st.sampled_from((b", ", b" : ", b",", b""))
 CLIENTS = st.one_of(st.sampled_from((b"10.0.0.1", b"::1", b"unix:")), ODD)
+TOLD = (
+    b"10.0.0.1", b"200", b"127.0.0.1:8003, 127.0.0.1:8004", b"502, 200", b"-, 0.250", b"0.001, 1.250",
+)  # fmt: skip
 DATAGRAMS = st.lists(
     st.one_of(
         st.builds(
-            lambda client, joint, addresses, codes: (
-                ENVELOPE % (client, joint.join(addresses), joint.join(codes))
+            lambda client, status, joint, *lists: (
+                ENVELOPE % (client, status, *(joint.join(parts) for parts in lists))
             ),
             CLIENTS,
+            st.sampled_from((b"200", b"000", b"503", b"", b"abc")),
             JOINTS,
             ADDRESSES,
             CODES,
+            TIMES,
+            TIMES,
         ),
-        damaged((ENVELOPE % (b"10.0.0.1", b"127.0.0.1:8003, 127.0.0.1:8004", b"502, 200"),)),
+        damaged((ENVELOPE % TOLD,)),
         st.binary(max_size=60),
     ),
     max_size=12,
+)
+
+
+# What drivers tell of an open GPU
+
+
+@contextlib.contextmanager
+def open_fdinfo() -> Iterator[Callable[[list[bytes]], None]]:
+    def check(files: list[bytes]) -> None:
+        texts = [file.decode("ascii", "replace") for file in files]
+        clients = [parse_client(text, at_sec=float(number)) for number, text in enumerate(texts)]
+        cards = add_clients(client for client in clients if client is not None)
+        spans = [CardsUse(at_sec=at_sec, cards=cards) for at_sec in (0.0, 1.0)]
+        for address in cards:
+            share = busy_share((spans[0], spans[1]), spans[1], address)
+            assert share is None or 0 <= share <= 1
+
+    yield check
+
+
+FDINFO = (
+    b"drm-driver:\ti915\ndrm-client-id:\t7\ndrm-pdev:\t0000:03:00.0\ndrm-resident-local0:\t2 MiB\n"
+    b"drm-engine-render:\t12 ns\ndrm-engine-capacity-render:\t2\n",
+    b"drm-driver:\txe\ndrm-client-id:\t3\ndrm-pdev:\t0000:03:00.0\ndrm-resident-vram0:\t23992 KiB\n"
+    b"drm-cycles-ccs:\t28257900\ndrm-total-cycles-ccs:\t7655183225\ndrm-engine-capacity-ccs:\t4\n",
 )
 
 
@@ -306,7 +352,14 @@ TARGETS = {
             open=open_config_status,
         ),
         Target(name="datagrams", about="the proxy's access log", inputs=DATAGRAMS, open=open_datagrams),
+        Target(
+            name="fdinfo",
+            about="what drivers tell of an open GPU",
+            inputs=st.lists(damaged(FDINFO), max_size=4),
+            open=open_fdinfo,
+        ),
         Target(name="api_keys", about="files of API keys", inputs=KEYS, open=open_api_keys),
         open_control(),
+        open_journal(),
     )
 }

@@ -17,6 +17,7 @@ _LEVELS = {"0": "critical", "1": "critical", "2": "critical", "3": "error", "4":
 LEVELS = ("debug", "info", "warning", "error", "critical")
 PREFIX = "OVMS_SCALER_"
 _WORDS = re.compile("[\\s,/]+")
+_MICROSECONDS = re.compile("[0-9]{1,20}")
 # Beyond it a value is cut: a configuration may have hundreds of errors.
 MOST_CHARACTERS = 4096
 # A traceback is for the journal; the others are not the event's own keys.
@@ -62,7 +63,7 @@ def parse_time(fields: Mapping[str, str]) -> float | None:
     """When an entry was sent; where that is not known, when the journal had it. In seconds of the epoch."""
     for name in ("_SOURCE_REALTIME_TIMESTAMP", "__REALTIME_TIMESTAMP"):
         text = fields.get(name, "")
-        if text.isascii() and text.isdigit():
+        if _MICROSECONDS.fullmatch(text):
             return int(text) / 1_000_000
     return None
 

@@ -21,7 +21,7 @@ _NGINX_LEVELS = {
     "emerg": "critical", "alert": "critical", "crit": "critical", "error": "error", "warn": "warning",
 }  # fmt: skip
 # ngx_http_upstream_log_error, and ngx_stream_proxy_log_error without the scheme.
-_UPSTREAM = re.compile(r'upstream: "(?:\w+://)?(?:127\.0\.0\.1:(?P<port>\d+)|(?P<name>[^"/:]+))[/"]')
+_UPSTREAM = re.compile(r'upstream: "(?:\w+://)?(?:127\.0\.0\.1:(?P<port>[0-9]{1,5})|(?P<name>[^"/:]+))[/"]')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
