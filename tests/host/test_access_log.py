@@ -54,6 +54,14 @@ class Front:
         await self.wait_for(before + 1)
         return self.got[before:]
 
+    async def take_out_of_rotation(self) -> None:
+        """All of the engines."""
+        await self.proxy.nginx.install(self.render(members=()))
+
+    def render(self, members: tuple[nginx.Member, ...]) -> nginx.ProxyFiles:
+        listen = nginx.Front(listen=(f"127.0.0.1:{self.port}",), upstreams=(upstream("chat", self.engines),))
+        return render(self.proxy.directory, (listen,), {"chat": members})
+
     async def wait_for(self, count: int) -> None:
         async with asyncio.timeout(LIMIT_SEC):
             while len(self.got) < count:
@@ -64,19 +72,14 @@ class Front:
 @pytest_asyncio.fixture
 async def front() -> AsyncIterator[Front]:
     async with proxy() as running, engines("chat-numa0", "chat-numa1") as both:
-        port = free_port()
-        files = render(
-            running.directory,
-            (nginx.Front(listen=(f"127.0.0.1:{port}",), upstreams=(upstream("chat", both),)),),
-            {"chat": tuple(member(engine) for engine in both)},
-        )
+        front = Front(proxy=running, port=free_port(), engines=both)
         directory = running.directory / "access"
         directory.mkdir()
         if os.geteuid() == 0:
             os.chown(directory, 0, NOBODY)
         directory.chmod(0o2750)
-        await running.nginx.install(files)
-        yield Front(proxy=running, port=port, engines=both)
+        await running.nginx.install(front.render(tuple(member(engine) for engine in both)))
+        yield front
 
 
 async def test_every_request_to_infer_is_told(front: Front) -> None:
@@ -93,6 +96,9 @@ async def test_every_request_to_infer_is_told(front: Front) -> None:
             assert answer is not None
             ((port, status),) = answer.tries
             assert (answer.client, ports[port]) == ("127.0.0.1", status)
+            assert (answer.status, answer.is_rejected, answer.is_complete) == (status, False, True)
+            assert answer.ttfb_sec is not None
+            assert answer.header_sec == (answer.ttfb_sec,)
         told = sorted(answer.tries[0][1] for answer in answers[:6] if answer is not None)
         assert told == sorted(statuses)
         assert len(front.got) == 7
@@ -110,6 +116,41 @@ async def test_each_try_is_told(front: Front) -> None:
         tries = [answer.tries for data in front.got if (answer := parse_datagram(data)) is not None]
         one, two = (engine.port for engine in front.engines)
         assert ((one, 502), (two, 200)) in tries
+        (retried,) = (
+            answer for data in front.got if (answer := parse_datagram(data)) and len(answer.tries) > 1
+        )
+        assert retried.header_sec[0] is None
+        assert retried.header_sec[1] is not None
+        assert retried.ttfb_sec is not None
+        assert retried.ttfb_sec >= retried.header_sec[1]
+    finally:
+        log.close()
+
+
+async def test_who_is_turned_away_is_told_as_such(front: Front) -> None:
+    log = front.open()
+    try:
+        await front.take_out_of_rotation()
+        assert await front.ask() == 503
+        await front.wait_for(1)
+        answer = parse_datagram(front.got[-1])
+        assert answer is not None
+        assert (answer.status, answer.is_rejected, answer.tries) == (503, True, ())
+    finally:
+        log.close()
+
+
+async def test_an_engine_s_own_503_is_no_rejection(front: Front) -> None:
+    log = front.open()
+    for engine in front.engines:
+        engine.status = 503
+    try:
+        assert await front.ask() == 503
+        await front.wait_for(1)
+        answer = parse_datagram(front.got[-1])
+        assert answer is not None
+        assert (answer.status, answer.is_rejected) == (503, False)
+        assert [status for _, status in answer.tries] == [503]
     finally:
         log.close()
 

@@ -13,6 +13,7 @@ from ovms_scaler.core.use import SPAN_SEC, T
 
 # Who asks more often is told what was seen last.
 INTERVAL_SEC = 1.0
+_KEPT = int(SPAN_SEC / INTERVAL_SEC) + 1
 
 
 class Lane(Generic[T]):
@@ -20,7 +21,7 @@ class Lane(Generic[T]):
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._samples: deque[T] = deque(maxlen=int(SPAN_SEC / INTERVAL_SEC) + 1)
+        self._samples: deque[T] = deque(maxlen=_KEPT)
         self._began_sec = float("-inf")
         self._done = asyncio.Event()
         self._done.set()

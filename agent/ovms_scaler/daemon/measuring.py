@@ -42,47 +42,44 @@ class Measuring:
         """Take in a request that has ended."""
         self._traffic.note(answer, now_sec=time.monotonic())
 
-    def document(self) -> Document:
-        """What is known now (core/measures.py); what is used as of the last look, and another one begins."""
-        instances = self._look()
-        target = self._view().target
-        # In stream mode nginx knows no requests.
-        is_told = self.is_told and target is not None and target.proxy.mode is ProxyMode.http
-        return measures_document(
-            instances.values(),
-            self._traffic if is_told else None,
-            Looks(host=self._host.samples, cards={name: lane.samples for name, lane in self._cards.items()}),
-            at=time.time(),
-            now_sec=time.monotonic(),
-        )
-
     async def read(self) -> Document:
-        """The document, after a look at what is used now; whatever does not answer is not waited for."""
+        """What is known now (core/measures.py), after a look; whatever does not answer is not waited for."""
         self._look()
         waits = [self._host.wait(), *(lane.wait() for lane in self._cards.values())]
         waiting = [asyncio.create_task(wait) for wait in waits]
         _, late = await asyncio.wait(waiting, timeout=PATIENCE_SEC)
         for task in late:
             task.cancel()
-        return self.document()
+        return self._tell()
 
-    def _look(self) -> Mapping[str, Instance]:
-        """Begin to look at all instances that are wanted; these."""
+    def _tell(self) -> Document:
+        target = self._view().target
+        # In stream mode nginx knows no requests.
+        is_told = self.is_told and target is not None and target.proxy.mode is ProxyMode.http
+        return measures_document(
+            target.instances if target is not None else (),
+            self._traffic if is_told else None,
+            Looks(host=self._host.samples, cards={name: lane.samples for name, lane in self._cards.items()}),
+            at=time.time(),
+            now_sec=time.monotonic(),
+        )
+
+    def _look(self) -> None:
+        """Begin to look at all instances that are wanted."""
         view = self._view()
-        instances = {one.id: one for one in view.target.instances} if view.target is not None else {}
+        instances = view.target.instances if view.target is not None else ()
         pids = {
             name: facts.unit.main_pid
             for name, facts in view.facts.instances.items()
             if facts.unit is not None and facts.unit.main_pid
         }
-        for name in self._cards.keys() - {one.id for one in instances.values() if one.gpus}:
+        self._host.look(partial(self._read_host, instances, pids))
+        on_cards = {one.id: one for one in instances if one.gpus}
+        for name in self._cards.keys() - on_cards.keys():
             del self._cards[name]
-        self._host.look(partial(self._read_host, tuple(instances.values()), pids))
-        for one in instances.values():
-            if one.gpus:
-                lane = self._cards.setdefault(one.id, Lane(f"look at the GPUs of {one.id}"))
-                lane.look(partial(read_cards, one.gpus, pids.get(one.id), self._root))
-        return instances
+        for name, one in on_cards.items():
+            lane = self._cards.setdefault(name, Lane(f"look at the GPUs of {name}"))
+            lane.look(partial(read_cards, one.gpus, pids.get(name), self._root))
 
     def _read_host(self, instances: tuple[Instance, ...], pids: Mapping[str, int]) -> HostUse:
         at_sec = time.monotonic()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The verb that shows what instances do and use."""
 
+import math
 from pathlib import Path
 
 import click
@@ -16,7 +17,7 @@ INTERVAL_SEC = 2.0
 @click.option(
     "--interval",
     "interval_sec",
-    type=click.FloatRange(min=0.5, max=3600),
+    type=click.FloatRange(min=0.1, max=3600),
     default=INTERVAL_SEC,
     show_default=True,
     metavar="SEC",
@@ -25,7 +26,7 @@ INTERVAL_SEC = 2.0
 @json_option
 @socket_option
 def top(*, once: bool, interval_sec: float, as_json: bool, socket: Path) -> Exit:
-    """Show what instances do and use: requests, CPUs, memory and GPUs.
+    """Show live what instances do and use, and who is not ready.
 
     Rates are those of the last ten seconds. Requests are those that infer; of an
     instance also those that another one was asked for afterwards. What is not known
@@ -40,6 +41,8 @@ def top(*, once: bool, interval_sec: float, as_json: bool, socket: Path) -> Exit
       ovms-scalerctl top --once
       ovms-scalerctl top --once --json | jq '.front.requests_per_sec'
     """
+    if math.isnan(interval_sec):
+        raise click.BadParameter("must be a number of seconds", param_hint="--interval")
     from ovms_scaler.ctl import top as running
     from ovms_scaler.ctl.client import read_measures, read_status
 
