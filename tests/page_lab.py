@@ -187,6 +187,13 @@ def change(document: Overview, name: str, **changes: object) -> Overview:
     return document
 
 
+def smallest() -> Overview:
+    """One node and one card with a fault: every key there is, in the fewest places."""
+    document = overview(machine(sockets=1, nodes=1, cores=4, gpus=[("0000:03:00.0", 0)]), CHAT, FAST)
+    change(document, "fast-gpu-0000:03:00.0", state="failed", reason="it fails", hint="dmesg; then: reboot")
+    return document
+
+
 def two() -> Overview:
     """Two nodes, all well."""
     return overview(machine(sockets=2, nodes=1, cores=16), CHAT)

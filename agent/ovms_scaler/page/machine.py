@@ -16,6 +16,7 @@ from ovms_scaler.page.reading import (
     read_list,
     read_number,
     read_table,
+    read_text,
     read_texts,
 )
 
@@ -185,7 +186,7 @@ def _parts(
     if not size:
         return ()
     of_instance = {
-        one.get("id"): read_table(one, "memory_by_node") for one in read_list(measures, "instances")
+        read_text(one, "id"): read_table(one, "memory_by_node") for one in read_list(measures, "instances")
     }
     parts: list[Part] = []
     left = 0.0

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 
-from ovms_scaler.page.reading import Document, read_cpus, read_id, read_texts
+from ovms_scaler.page.reading import Document, read_cpus, read_id, read_text, read_texts
 
 # Colours of instances in style.css: after the last, the first is used again, as letters tell them apart.
 TONES = 8
@@ -38,8 +38,8 @@ def assign_marks(instances: Sequence[Document]) -> tuple[Mark, ...]:
         Mark(
             letter=letter_of(index),
             tone=index % TONES,
-            name=str(entry.get("id", "?")),
-            state=str(entry.get("state", "?")),
+            name=read_text(entry, "id") or "?",
+            state=read_text(entry, "state") or "?",
             level=_level(entry),
             is_in=entry.get("in_rotation") is True,
             is_unbound=entry.get("pool") is not None and not entry.get("cpus") and not entry.get("gpus"),
@@ -52,9 +52,10 @@ def assign_marks(instances: Sequence[Document]) -> tuple[Mark, ...]:
 
 
 def _level(entry: Document) -> str:
-    if entry.get("state") in _BAD:
+    state = read_text(entry, "state")
+    if state in _BAD:
         return "bad"
-    return "good" if entry.get("state") == "ready" and entry.get("in_rotation") is True else "attention"
+    return "good" if state == "ready" and entry.get("in_rotation") is True else "attention"
 
 
 def letter_of(index: int) -> str:

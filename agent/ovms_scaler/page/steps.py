@@ -6,20 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 # What hints begin with when they are a command as they stand.
-_PROGRAMS = (
-    "journalctl",
-    "systemctl",
-    "ovms-scalerctl",
-    "dmesg",
-    "ls",
-    "ss",
-    "openssl",
-    "nginx",
-    "modprobe",
-)
+_PROGRAMS = ("journalctl", "systemctl", "ovms-scalerctl", "dmesg", "df", "ls", "openssl", "ss")
 _COMMAND = re.compile(rf"(?:{'|'.join(_PROGRAMS)})(?: [^\s;,]+)*")
 _QUOTED = re.compile(r"`([^`]+)`")
-_THEN = re.compile(r"; then:? |; ")
+_THEN = re.compile(r"[;,] then:? |; ")
 
 # What README.md says of each state at three in the morning, for hints that name no command.
 _USUAL = {
