@@ -17,7 +17,7 @@ DIST ?= bookworm trixie
 export EVERYWHERE ?=
 # Options for pytest, for example `make system PYTEST_ARGS="-k reboot"`.
 PYTEST_ARGS ?=
-# Options for the table of faults, for example `make faults ARGS="--fault kill --balancer ovms-scaler"`.
+# Options for what is measured and fuzzed, for example `make faults ARGS="--fault kill --balancer ovms-scaler"`.
 ARGS ?=
 
 .PHONY: help setup lint format test image deb lintian standin clients system vm bench faults fuzz demo demo-gpu check clean
@@ -60,8 +60,8 @@ vm: setup ## the NUMA and GPU tier: a virtual machine with the package installed
 	@run() { $(PYTEST) 20m -m vm --timeout 600 $(PYTEST_ARGS); }; run || \
 	if [ $$? -eq 75 ]; then echo "vm: QEMU crashed, which says nothing of what is tested: once more"; run; else false; fi
 
-bench: deb standin ## measure the agent and print the numbers
-	@$(PYTHON) -m bench
+bench: deb standin ## measure agent and front, print the numbers: ARGS="fronts balance" for some parts
+	@PYTHONPATH=agent:tests $(PYTHON) -m bench $(ARGS)
 
 faults: setup standin ## harm hosts under load, behind our front and behind other balancers: ARGS=--help
 	@$(PYTHON) -m faults $(ARGS)

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prints what the agent costs beside what it may cost. Fails only when something could not be measured."""
+"""Prints what agent and front cost beside what they may. Fails only when something could not be measured.
 
+python -m bench [PART...]: all parts without names.
+"""
+
+import argparse
 import logging
 import sys
 import textwrap
@@ -8,25 +12,39 @@ import textwrap
 import structlog
 from lab.commands import LabError
 
-from bench import deciding, plugging, running
+from bench import balance, deciding, fronts, plugging, running
 from bench.measure import COLUMNS
+
+PARTS = {
+    "deciding": deciding,
+    "plugging": plugging,
+    "running": running,
+    "fronts": fronts,
+    "balance": balance,
+}
 
 
 def main() -> int:
     # The figures are the output; what an agent in this process logs is not.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     over = 0
-    for title, about, measured in (
-        ("Deciding", deciding.__doc__, deciding.measure()),
-        ("Plugging", plugging.__doc__, plugging.measure()),
-        ("Running", running.__doc__, running.measure()),
-    ):
-        show(f"\n{title}: {textwrap.dedent(about or '').strip()}\n\n{COLUMNS}")
-        for one in measured:
+    for name in parse_arguments() or PARTS:
+        part = PARTS[name]
+        show(f"\n{name}: {textwrap.dedent(part.__doc__ or '').strip()}\n\n{COLUMNS}")
+        for one in part.measure():
             show(str(one))
             over += one.is_over
     show(f"\nbench: {over} over budget" if over else "\nbench: everything within its budget")
     return 0
+
+
+def parse_arguments() -> list[str]:
+    """The parts that were asked for."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    listed = ", ".join(PARTS)
+    parser.add_argument("part", nargs="*", choices=[*PARTS, []], metavar="PART", help=f"one of {listed}")
+    found: list[str] = parser.parse_args().part
+    return found
 
 
 def show(line: str) -> None:

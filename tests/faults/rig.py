@@ -15,7 +15,7 @@ import http.client
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -209,8 +209,11 @@ def render_config(shape: Shape, *, flags: tuple[str, ...] = (), model_path: str 
 
 
 @contextlib.contextmanager
-def boot(booted: Image, balancer: Balancer, shape: Shape) -> Iterator[Rig]:
-    """A host on which the front answers and every engine is in rotation. It ends with the block."""
+def boot(booted: Image, balancer: Balancer, shape: Shape, *, debs: Iterable[Path] = ()) -> Iterator[Rig]:
+    """A host on which the front answers and every engine is in rotation. It ends with the block.
+
+    ``debs`` are installed on it first.
+    """
     with tempfile.TemporaryDirectory(prefix="faults-") as directory:
         shown = Path(directory)
         cores = [(FIRST_CPU + core,) for core in range(shape.instances)]
@@ -219,6 +222,8 @@ def boot(booted: Image, balancer: Balancer, shape: Shape) -> Iterator[Rig]:
         shown.chmod(0o755)
         with Host.boot(booted, binds={**BINDS, "/shown": shown}) as host:
             host.run("mkdir", "-p", LAB)
+            if packages := tuple(debs):
+                host.install(*packages)
             start = start_ours if balancer is Balancer.ours else start_peer
             yield start(host, balancer, shape)
 
