@@ -67,8 +67,16 @@ def test_every_option_is_described_and_no_other() -> None:
         "--once",
         "--interval",
     }
-    every = {option for verb in VERBS for option in list_options(COMMANDS[verb])}
+    others = [verb for verb in VERBS if verb != "bench"]
+    every = {option for verb in others for option in list_options(COMMANDS[verb])}
     assert described == every - of_one_verb | {"-h", "--version"}
+
+
+def test_every_option_of_bench_is_described_and_no_other() -> None:
+    part = read_part("ovms-scalerctl.8.md", "# MEASURING").replace("\\-", "-")
+    described = {word for line in split_entries(part) for word in re.findall(r"\*\*(--\w[\w-]*)\*\*", line)}
+    elsewhere = {"--help", "--json", "--allow-outage"}
+    assert described == list_options(COMMANDS["bench"]) - elsewhere
 
 
 def test_every_exit_status_is_described() -> None:

@@ -72,6 +72,7 @@ def make_document(findings: Findings, context: Context) -> Document:
         "prompts": describe_prompts(context.load, context.sample),
         "dataset": _dataset(context.sample),
         "machine": dict(context.machine),
+        "is_local": context.is_local,
         "nodes": context.nodes,
         "gpus": context.gpus,
         "software": {

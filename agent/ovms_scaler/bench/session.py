@@ -14,6 +14,7 @@ from ovms_scaler.bench.front import explain_failure
 from ovms_scaler.bench.load import Load, make_asks
 from ovms_scaler.bench.outcome import Outcome
 from ovms_scaler.bench.resources import Resources, collect, sampled
+from ovms_scaler.bench.rotation import StoppedError
 from ovms_scaler.bench.series import draw_series
 from ovms_scaler.bench.summary import Summary, list_notes, summarise
 
@@ -79,10 +80,13 @@ class Session:
     async def measure(self, label: str = "", instances: tuple[str, ...] | None = None) -> Measurement:
         """Warm up and run once, with texts that nobody has seen before.
 
-        Raises HostError when not one request of the warm-up was answered: there is nothing to measure.
+        Raises HostError when not one request of the warm-up was answered: there is nothing to measure; and
+        StoppedError when it is stopped meanwhile.
         """
         nonce = secrets.token_hex(8)
         await self._warm_up(label, nonce)
+        if self.stop.is_set():
+            raise StoppedError("interrupted before anything was measured")
         asks = make_asks(self.load, self.conversations, nonce=nonce)
         self.reporter.begin(label or "measuring", len(asks))
         async with sampled(self.read_measures, without=self.without) as samples:

@@ -12,7 +12,18 @@ from ovms_scaler import __version__
 from ovms_scaler.ctl import output
 from ovms_scaler.ctl.exits import Exit
 from ovms_scaler.ctl.options import PROGRAM
-from ovms_scaler.ctl.verbs import about, asking, beginning, engine, examining, history, looking, orders, top
+from ovms_scaler.ctl.verbs import (
+    about,
+    asking,
+    beginning,
+    bench,
+    engine,
+    examining,
+    history,
+    looking,
+    orders,
+    top,
+)
 from ovms_scaler.errors import ConfigError, ScalerError, UnreachableError
 
 
@@ -87,6 +98,6 @@ def cli() -> None:
     """
 
 
-for _module in (beginning, looking, examining, asking, top, history, orders, engine, about):
+for _module in (beginning, looking, examining, asking, top, history, orders, engine, bench, about):
     for _verb in _module.VERBS:
         cli.add_command(_verb)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the front is that is to be measured, and what the agent tells of it."""
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from ovms_scaler.bench.client import Endpoint
+from ovms_scaler.ctl.client import read_status
+from ovms_scaler.errors import HostError, InputError, UnreachableError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What is to be asked: the agent's own front where ``url`` is "", its only model where ``model`` is."""
+
+    url: str
+    model: str
+    api_key_file: Path | None
+    ca_file: Path | None
+    is_insecure: bool
+    timeout_sec: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where the front is; ``status`` None where no agent tells, ``upstream`` "" where that is not known."""
+
+    endpoint: Endpoint
+    upstream: str
+    status: Mapping[str, Any] | None
+    is_local: bool
+
+
+def find_place(wish: Wish, socket: Path) -> Place:
+    """From the agent's status, or from what was asked for. Raises ScalerError."""
+    status: Mapping[str, Any] | None = None
+    try:
+        status = read_status(socket)
+    except UnreachableError as error:
+        if not wish.url:
+            raise UnreachableError(
+                error.message, hint=f"{error.hint}; or name a front with --url"
+            ) from error
+    url, upstream = wish.url.rstrip("/"), ""
+    if not url:
+        assert status is not None
+        found = choose_endpoint(status, wish.model)
+        url, upstream = found["url"], found["upstream"]
+        if found["needs_api_key"] and wish.api_key_file is None:
+            raise InputError(f"{url} needs an API key", hint="--api-key-file FILE, as in table [proxy]")
+    if not url.startswith(("http://", "https://")) or not urlsplit(url).hostname:
+        raise InputError(f"cannot use the URL {url!r}", hint="for example http://127.0.0.1:8000/v3")
+    endpoint = Endpoint(
+        url=url,
+        model=wish.model,
+        api_key=_read_key(wish.api_key_file),
+        timeout_sec=wish.timeout_sec,
+        ca_file=str(wish.ca_file or ""),
+        is_insecure=wish.is_insecure,
+    )
+    is_local = not wish.url or _is_loopback(url)
+    return Place(
+        endpoint=endpoint, upstream=upstream, status=status if is_local else None, is_local=is_local
+    )
+
+
+def choose_endpoint(status: Mapping[str, Any], model: str) -> Mapping[str, Any]:
+    """Where the agent has clients connect. Raises InputError when that is nowhere, or in several places."""
+    endpoints = (status.get("proxy") or {}).get("endpoints") or []
+    if not endpoints:
+        raise InputError(
+            "the configuration has no pool, so there is nothing to measure", hint="ovms-scalerctl init"
+        )
+    chosen = [one for one in endpoints if one["serves"] == model] or endpoints
+    if len({one["upstream"] for one in chosen}) > 1:
+        listed = ", ".join(sorted(str(one["serves"]) for one in chosen))
+        raise InputError(f"several models are served: {listed}", hint="choose one with --model")
+    first: Mapping[str, Any] = chosen[0]
+    return first
+
+
+def find_routed(place: Place) -> tuple[str, ...]:
+    """The instances in rotation that answer; empty where nobody tells."""
+    if place.status is None or not place.upstream:
+        return ()
+    entries = place.status.get("instances") or ()
+    own = (one for one in entries if (one.get("upstream") or one.get("pool")) == place.upstream)
+    return tuple(str(one["id"]) for one in own if one.get("in_rotation"))
+
+
+def _read_key(path: Path | None) -> str:
+    if path is None:
+        return ""
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise HostError(f"cannot read {path}: {reason}", hint="--api-key-file FILE") from error
+    keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not keys:
+        raise InputError(f"{path} has no API key", hint="one in a line")
+    return keys[0]
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verb that measures."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ovms_scaler.ctl import output
+from ovms_scaler.ctl.exits import Exit
+from ovms_scaler.ctl.options import PROGRAM, json_option, socket_option
+
+if TYPE_CHECKING:
+    from ovms_scaler.bench.load import Load
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+# The loads of those who published figures: 14 to 40 tokens in and 256 out, and what ShareGPT is on average.
+_WORKLOADS = {"short": ("14-40", "256"), "sharegpt": ("~220", "~183")}
+_CONCURRENCY = 32
+
+
+@click.command()
+@click.option(
+    "--num-prompts",
+    type=click.IntRange(1, 1_000_000),
+    default=200,
+    show_default=True,
+    metavar="N",
+    help="Requests to measure.",
+)
+@click.option(
+    "--request-rate",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="R",
+    help="Requests per second, by a Poisson process; inf for all at once.",
+)
+@click.option(
+    "--max-concurrency",
+    type=click.IntRange(1, 100_000),
+    metavar="N",
+    help="At most so many at once; alone, so many clients that wait for answers. [default: 32]",
+)
+@click.option(
+    "--dataset-path",
+    type=_FILE,
+    metavar="FILE",
+    help="Conversations in ShareGPT's JSON, in place of synthetic prompts.",
+)
+@click.option(
+    "--workload",
+    type=click.Choice(sorted(_WORKLOADS)),
+    default="short",
+    show_default=True,
+    help="Lengths: short is 14-40 words in, 256 tokens out; sharegpt ~220, ~183.",
+)
+@click.option(
+    "--input-len", metavar="LEN", help="Words of a prompt: 30, 14-40, or ~220 for a long tail around it."
+)
+@click.option("--output-len", metavar="LEN", help="Tokens of an answer, likewise.")
+@click.option(
+    "--shared-prefix",
+    type=click.IntRange(0, 100_000),
+    default=0,
+    metavar="N",
+    help="Words with which all prompts begin, for prefix caches.",
+)
+@click.option(
+    "--ignore-eos/--no-ignore-eos",
+    default=None,
+    help="Whether answers have exactly their length. [default: unless from a dataset]",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0, 2),
+    default=0.0,
+    show_default=True,
+    metavar="T",
+    help="How much chance there is in the answers.",
+)
+@click.option(
+    "--num-warmups",
+    type=click.IntRange(1, 100_000),
+    metavar="N",
+    help="Requests before it, not counted. [default: 2 for each instance]",
+)
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="The same lengths and times for the same seed.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    metavar="N",
+    help="Processes of the client. [default: by the CPUs, 2 to 8]",
+)
+@click.option(
+    "--timeout",
+    "timeout_sec",
+    type=click.FloatRange(min=0.1),
+    default=3600.0,
+    show_default=True,
+    metavar="SEC",
+    help="When a request has failed.",
+)
+@click.option(
+    "--scale",
+    "scale_text",
+    metavar="N,N,...",
+    help="Measure with so many instances each; the others are drained meanwhile.",
+)
+@click.option("--against-whole", is_flag=True, help="With --scale: then with one unbound instance, too.")
+@click.option(
+    "--compare",
+    nargs=2,
+    type=_FILE,
+    metavar="A B",
+    help="Measure two configurations in turn, and say which is better.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, 100),
+    metavar="N",
+    help="Measure so often. [default: 3 with --compare, else 1]",
+)
+@click.option("--allow-outage", is_flag=True, help="Also when nobody serves for a while because of it.")
+@click.option(
+    "--url", default="", metavar="URL", help="Another front than this machine's, as http://server:8000/v3."
+)
+@click.option("--model", default="", metavar="NAME", help="Which model, if there are several.")
+@click.option("--api-key-file", type=_FILE, metavar="FILE", help="API key, if the front wants one.")
+@click.option("--cacert", type=_FILE, metavar="FILE", help="Certificates to trust, with TLS.")
+@click.option("--insecure", is_flag=True, help="Trust any certificate.")
+@click.option("--html", type=_FILE, metavar="FILE", help="Write the report with plots to this file, too.")
+@json_option
+@socket_option
+def bench(*, html: Path | None, as_json: bool, **options: Any) -> Exit:
+    """Measure the front under a load of its own.
+
+    Asks for streamed chat completions as clients would. Reports throughput, time to the first token, time per token and latencies as
+    vLLM's benchmark does, what the machine did meanwhile, and every failed request.
+    Times count from when a request was to be sent. Prompts are new in each run, so
+    that no prefix cache helps. Ends with 1 if requests failed.
+
+    Clients get the same engines meanwhile. --scale drains instances, and takes them
+    into use again whatever happens. --compare and --against-whole change the
+    configuration for a while and put it back; they need --allow-outage.
+
+    \b
+    Example:
+      ovms-scalerctl bench --html report.html
+      ovms-scalerctl bench --request-rate 20 --num-prompts 6000 \\
+          --dataset-path ShareGPT_V3_unfiltered_cleaned_split.json
+      ovms-scalerctl bench --scale 1,2,4,6 --max-concurrency 256
+      ovms-scalerctl bench --compare bind.toml preferred.toml --allow-outage
+    """
+    from ovms_scaler.ctl.benching import bench as measure
+
+    document = measure(_make_request(**options))
+    if html is not None:
+        from ovms_scaler.bench.report import render_report
+
+        html.write_text(render_report(document), encoding="utf-8")
+    if as_json:
+        output.show_json(document)
+    else:
+        from ovms_scaler.ctl.bench_view import show_report
+
+        show_report(document)
+        if html is not None:
+            output.show(f"report: {html}")
+    return _judge(document)
+
+
+def _judge(document: Any) -> Exit:
+    if document["is_interrupted"]:
+        return Exit.interrupted
+    has_failed = any(one["summary"]["failed_requests"] for one in document["measurements"])
+    return Exit.bad_news if has_failed or document["trouble"] or document["left"] else Exit.good
+
+
+def _make_request(
+    *,
+    socket: Path,
+    scale_text: str | None,
+    compare: tuple[Path, Path] | None,
+    against_whole: bool,
+    rounds: int | None,
+    allow_outage: bool,
+    cacert: Path | None,
+    insecure: bool,
+    **options: Any,
+) -> Any:
+    """Raises click.UsageError for what does not go together."""
+    from ovms_scaler.bench.scaling import parse_scale
+    from ovms_scaler.ctl.bench_place import Wish
+    from ovms_scaler.ctl.benching import Request
+
+    if (compare or against_whole) and not allow_outage:
+        flag = "--compare" if compare else "--against-whole"
+        raise click.UsageError(
+            f"{flag} changes the configuration, and nobody serves for a while: give --allow-outage too"
+        )
+    if compare and (scale_text or against_whole):
+        raise click.UsageError("--compare and --scale are measured one after the other, not together")
+    if against_whole and not scale_text:
+        raise click.UsageError("--against-whole goes with --scale")
+    if options["url"] and (compare or scale_text):
+        raise click.UsageError("--scale and --compare direct the agent of this machine: not with --url")
+    return Request(
+        socket=socket,
+        wish=Wish(
+            url=options["url"],
+            model=options["model"],
+            api_key_file=options["api_key_file"],
+            ca_file=cacert,
+            is_insecure=insecure,
+            timeout_sec=options["timeout_sec"],
+        ),
+        load=_make_load(**options),
+        workers=options["workers"],
+        num_warmups=options["num_warmups"],
+        scale=_checked("--scale", scale_text, parse_scale) if scale_text else (),
+        compare=compare or None,
+        against_whole=against_whole,
+        rounds=rounds or (3 if compare else 1),
+        command=(PROGRAM, *sys.argv[1:]),
+    )
+
+
+def _make_load(
+    *,
+    num_prompts: int,
+    request_rate: float | None,
+    max_concurrency: int | None,
+    dataset_path: Path | None,
+    workload: str,
+    input_len: str | None,
+    output_len: str | None,
+    ignore_eos: bool | None,
+    **options: Any,
+) -> "Load":
+    from ovms_scaler.bench.lengths import parse_lengths
+    from ovms_scaler.bench.load import Load
+
+    if dataset_path is not None and input_len:
+        raise click.UsageError("--input-len is of synthetic prompts: not with --dataset-path")
+    if request_rate is None and max_concurrency is None:
+        max_concurrency = _CONCURRENCY
+    usual_input, usual_output = _WORKLOADS[workload]
+    answers = output_len or (None if dataset_path is not None else usual_output)
+    return Load(
+        num_prompts=num_prompts,
+        request_rate=request_rate,
+        max_concurrency=max_concurrency,
+        seed=options["seed"],
+        input_len=_checked("--input-len", input_len or usual_input, parse_lengths),
+        output_len=_checked("--output-len", answers, parse_lengths) if answers else None,
+        dataset_path=str(dataset_path or ""),
+        shared_prefix=options["shared_prefix"],
+        temperature=options["temperature"],
+        ignore_eos=dataset_path is None if ignore_eos is None else ignore_eos,
+    )
+
+
+def _checked(option: str, text: str, parse: Any) -> Any:
+    from ovms_scaler.errors import InputError
+
+    try:
+        return parse(text)
+    except InputError as error:
+        raise click.UsageError(f"{option}: {error}") from error
+
+
+VERBS = (bench,)
