@@ -54,7 +54,7 @@ class Browser:
         context = (await self.call("Target.createBrowserContext"))["browserContextId"]
         made = await self.call("Target.createTarget", url="about:blank", browserContextId=context)
         attached = await self.call("Target.attachToTarget", targetId=made["targetId"], flatten=True)
-        page = Page(self, attached["sessionId"])
+        page = Page(self, attached["sessionId"], context)
         self._pages[attached["sessionId"]] = page
         await page.prepare(width=width, height=height, media=media)
         await page.load(url)
@@ -80,9 +80,10 @@ class Browser:
 class Page:
     """A tab. ``complaints`` are what its console says, ``requests`` the addresses it asked for."""
 
-    def __init__(self, browser: Browser, session: str) -> None:
+    def __init__(self, browser: Browser, session: str, context: str) -> None:
         self.complaints: list[str] = []
         self.requests: list[str] = []
+        self.context = context
         self._browser = browser
         self._session = session
         self._loaded = asyncio.Event()
@@ -106,8 +107,12 @@ class Page:
             width=width, height=height, deviceScaleFactor=scale, mobile=False,
         )  # fmt: skip
 
-    async def load(self, url: str) -> None:
+    def loads_again(self) -> None:
+        """``until_loaded`` is about what comes from now on."""
         self._loaded.clear()
+
+    async def load(self, url: str) -> None:
+        self.loads_again()
         await self.call("Page.navigate", url=url)
         await self.until_loaded()
 
