@@ -36,6 +36,8 @@ class Wanted:
     max_conns: int
     max_unavailable: int = 1
     argv: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    open_files: int = 0
     sources: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -181,6 +183,8 @@ def _want(instance: Instance, pool: Pool, spec: Spec, model: ModelFacts, upstrea
         max_conns=engine.room(pool),
         max_unavailable=pool.max_unavailable,
         argv=command.argv,
+        environment=command.environment,
+        open_files=command.open_files,
         sources=_sources(command.argv[0], model),
     )
 

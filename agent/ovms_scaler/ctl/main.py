@@ -17,12 +17,14 @@ from ovms_scaler.ctl.verbs import (
     asking,
     beginning,
     bench,
+    completing,
     engine,
     examining,
     history,
     looking,
     orders,
     top,
+    verifying,
 )
 from ovms_scaler.errors import ConfigError, ScalerError, UnreachableError
 
@@ -98,6 +100,19 @@ def cli() -> None:
     """
 
 
-for _module in (beginning, looking, examining, asking, top, history, orders, engine, bench, about):
+for _module in (
+    beginning,
+    looking,
+    verifying,
+    examining,
+    asking,
+    top,
+    history,
+    orders,
+    engine,
+    bench,
+    about,
+    completing,
+):
     for _verb in _module.VERBS:
         cli.add_command(_verb)
