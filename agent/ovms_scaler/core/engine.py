@@ -57,7 +57,7 @@ def render_command(instance: Instance, pool: Pool, engine: Engine, model: ModelF
     ]  # fmt: skip
     return Command(
         argv=tuple(argv),
-        environment=_environment(pool, engine),
+        environment=render_environment(pool, engine),
         open_files=_open_files(pool),
         slots=slots(pool),
     )
@@ -132,7 +132,7 @@ def _cache_directory(instance: Instance) -> str | None:
     return None if instance.device == "CPU" else f"/var/cache/ovms/{instance.id}"
 
 
-def _environment(pool: Pool, engine: Engine) -> dict[str, str]:
+def render_environment(pool: Pool, engine: Engine) -> dict[str, str]:
     """Paths in the release's tarball (docs/deploying_server_baremetal.md), and the administrator's own."""
     library = engine.library_path or str(PurePosixPath(engine.binary).parent.parent / "lib")
     return {

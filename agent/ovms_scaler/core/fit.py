@@ -41,7 +41,7 @@ def judge(
         return None
     cache = (pool.graph.cache_size or 0) * GIB
     factor = 1 if topology.cpu_flags & NATIVE_16_BIT else 2
-    least = model.weights_bytes + cache + RESERVE_BYTES
+    least = least_bytes(pool, model.weights_bytes)
     most = model.weights_bytes * factor + cache + RESERVE_BYTES
     if most <= available:
         return None
@@ -54,6 +54,11 @@ def judge(
         hint="use smaller weights (int8, int4), a smaller graph.cache_size, fewer instances_per_node, or "
         'memory = "preferred"',
     )
+
+
+def least_bytes(pool: Pool, weights_bytes: int) -> int:
+    """What an instance on CPUs needs in any case: its weights once, its cache and the rest of the process."""
+    return weights_bytes + (pool.graph.cache_size or 0) * GIB + RESERVE_BYTES
 
 
 def _judge_gpus(instance: Instance, pool: Pool, model: ModelFacts, topology: Topology) -> Misfit | None:

@@ -230,7 +230,7 @@ def _weights_bytes(*places: Path) -> int | None:
 
 def _access_warnings(path: str, root: Path) -> tuple[str, ...]:
     """A warning that names the first thing on the way to the model that other users cannot pass or read."""
-    for shown, mode, is_last in _modes(path, root):
+    for shown, mode, is_last in read_components(path, root):
         needed = stat.S_IXOTH if stat.S_ISDIR(mode) else stat.S_IROTH
         needed |= stat.S_IROTH if is_last else 0
         if mode & needed != needed:
@@ -253,7 +253,7 @@ def _closed(shown: str, mode: int, verb: str) -> str:
     )
 
 
-def _modes(path: str, root: Path) -> Iterator[tuple[str, int, bool]]:
+def read_components(path: str, root: Path) -> Iterator[tuple[str, int, bool]]:
     """Every component of ``path`` with its mode, links followed as the kernel does, within ``root``."""
     done, todo, links = "/", [part for part in path.split("/") if part], 0
     while todo:

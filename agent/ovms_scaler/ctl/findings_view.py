@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the checks found, for people: the worst first, each with the next command to type."""
+
+from collections import Counter
+from collections.abc import Collection
+
+from rich.console import RenderableType
+
+from ovms_scaler.core.checks.finding import Finding, Result
+from ovms_scaler.ctl.tables import cell, indented, stack
+
+_TITLES = {
+    Result.bad: ("Bad", "bold red"),
+    Result.warning: ("Warning", "bold yellow"),
+    Result.unknown: ("Not known", "bold cyan"),
+    Result.good: ("Good", "bold green"),
+}
+
+
+def render_findings(
+    findings: Collection[Finding], names: Collection[str], *, everything: bool
+) -> RenderableType:
+    """``names`` are the checks that were made; what is good is shown with ``everything`` only."""
+    parts: list[RenderableType] = []
+    for result, (title, style) in _TITLES.items():
+        shown = [one for one in findings if one.result is result]
+        if shown and (everything or result is not Result.good):
+            parts += [cell(title, style), *_render(shown), ""]
+    return stack(*parts, cell(_summarise(findings, names)))
+
+
+def _render(findings: Collection[Finding]) -> list[RenderableType]:
+    """Checks that say the same, as of a configuration that cannot be read, together."""
+    same: dict[tuple[str, str], list[Finding]] = {}
+    for one in findings:
+        key = (one.reason, one.remedy) if one.result is Result.unknown else (one.reason, repr(one))
+        same.setdefault(key, []).append(one)
+    parts: list[RenderableType] = []
+    for group in same.values():
+        first = group[0]
+        checks = ", ".join(dict.fromkeys(one.check for one in group))
+        subject = "" if len(group) > 1 or first.subject == first.check else f": {first.subject}"
+        if first.result is Result.good:
+            parts.append(indented(f"{checks}{subject}: {first.reason}"))
+            continue
+        parts += [indented(f"{checks}{subject}"), indented(first.reason, by=4)]
+        if first.remedy:
+            parts.append(indented(f"next: {first.remedy}", "bold", by=4))
+    return parts
+
+
+def _summarise(findings: Collection[Finding], names: Collection[str]) -> str:
+    counts = Counter(one.result for one in findings)
+    checks = f"{len(names)} check{'' if len(names) == 1 else 's'}"
+    missed = len({one.check for one in findings if one.result is Result.unknown})
+    left_out = f", of which {missed} could not be made" if missed else ""
+    if not counts[Result.bad] and not counts[Result.warning]:
+        return f"nothing found: {checks}{left_out}"
+    warnings = counts[Result.warning]
+    found = [f"{counts[Result.bad]} bad"] * bool(counts[Result.bad])
+    found += [f"{warnings} warning{'' if warnings == 1 else 's'}"] * bool(warnings)
+    return f"{', '.join(found)}: {checks}{left_out}"

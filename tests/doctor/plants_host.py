@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults of ports, nginx, users, directories, systemd and logs."""
+
+from doctor.plant import Plant, add_to_pool, both, chmod, free, occupy, removing, setting, unit, writing
+from doctor_host import NGINX, script
+
+from ovms_scaler.core.checks.finding import Result
+
+UNPLACED = "etc/systemd/system/ovms@.service.d/fast.conf"
+LISTENS = "server {\n    listen 80 default_server;\n    listen [::]:80;\n}\n"
+
+PLANTS = {
+    "front taken": Plant(
+        check="ports",
+        make=occupy(8000, "apache2", "apache2.service"),
+        subject="port 8000",
+        reason="apache2 (process 812, apache2.service) listens there",
+        remedy="systemctl disable --now apache2.service",
+        mend=free(8000),
+    ),
+    "engine's port taken by a container": Plant(
+        check="ports",
+        make=occupy(8003, "docker-proxy", f"docker-{'a1b2c3d4e5f6' * 5}abcd.scope"),
+        subject="127.0.0.1:8003",
+        reason="the instance chat-numa0",
+        remedy="docker stop a1b2c3d4e5f6",
+        mend=free(8003),
+    ),
+    "ports handed out": Plant(
+        check="ephemeral-ports",
+        make=setting("net/ipv4/ip_local_port_range", "1024\t65535"),
+        subject="net.ipv4.ip_local_port_range",
+        reason="8000, 8002, 8003",
+        remedy="sysctl -w net.ipv4.ip_local_reserved_ports=8000,8002,8003",
+        mend=setting("net/ipv4/ip_local_reserved_ports", "8000,8002-8003"),
+        result=Result.warning,
+    ),
+    "nginx not installed": Plant(
+        check="nginx-program",
+        make=removing("usr/sbin/nginx"),
+        subject="/usr/sbin/nginx",
+        reason="No such file",
+        remedy="apt install nginx",
+        mend=writing("usr/sbin/nginx", script(NGINX), mode=0o755),
+    ),
+    "stream module not installed": Plant(
+        check="nginx-modules",
+        make=both(
+            removing("usr/lib/nginx/modules/ngx_stream_module.so"),
+            add_to_pool('\n[proxy]\nmode = "stream"\n'),
+        ),
+        subject="stream",
+        reason='proxy.mode is "stream"',
+        remedy="apt install libnginx-mod-stream",
+        mend=writing("usr/lib/nginx/modules/ngx_stream_module.so", ""),
+    ),
+    "default site in the way": Plant(
+        check="nginx-site",
+        make=both(
+            writing("etc/nginx/sites-enabled/default", LISTENS),
+            unit("nginx.service", UnitFileState="enabled"),
+            add_to_pool('listen = "80"\n'),
+        ),
+        subject="/etc/nginx/sites-enabled/default",
+        reason="listens on port 80",
+        remedy="systemctl disable --now nginx",
+        mend=unit("nginx.service", UnitFileState="disabled", ActiveState="inactive"),
+    ),
+    "users not made": Plant(
+        check="accounts",
+        make=lambda host: host.write(
+            "etc/group", host.path("etc/group").read_text().replace("ovms-scaler:", "ovms-scalers:")
+        ),
+        subject="group ovms-scaler",
+        reason="no such group",
+        remedy="systemd-sysusers ovms-scaler.conf",
+        mend=lambda host: host.append("etc/group", "ovms-scaler:x:997:\n"),
+    ),
+    "directory removed": Plant(
+        check="directories",
+        make=removing("run/ovms-scaler/instances"),
+        subject="/run/ovms-scaler/instances",
+        reason="no such directory",
+        remedy="systemd-tmpfiles --create ovms-scaler.conf",
+        mend=lambda host: host.path("run/ovms-scaler/instances").mkdir(mode=0o755),
+    ),
+    "directory open to all": Plant(
+        check="directories",
+        make=chmod("run/ovms-scaler-proxy/credentials", 0o777),
+        subject="/run/ovms-scaler-proxy/credentials",
+        reason="it is 0777",
+        remedy="systemd-tmpfiles --create ovms-scaler.conf",
+        mend=chmod("run/ovms-scaler-proxy/credentials", 0o2750),
+    ),
+    "no system bus": Plant(
+        check="dbus",
+        make=removing("run/dbus/system_bus_socket"),
+        subject="/run/dbus/system_bus_socket",
+        reason="no system bus",
+        remedy="systemctl start dbus.socket",
+        mend=writing("run/dbus/system_bus_socket", ""),
+    ),
+    "port book spoilt": Plant(
+        check="state",
+        make=writing("var/lib/ovms-scaler/ports.json", "{"),
+        subject="/var/lib/ovms-scaler",
+        reason="port book",
+        remedy="remove it",
+        mend=removing("var/lib/ovms-scaler/ports.json"),
+    ),
+    "systemd too old": Plant(
+        check="systemd",
+        make=writing("lab/version", "Version=247.3-7+deb11u4\n"),
+        subject="systemd",
+        reason="version 247 is older than 252",
+        remedy="Debian 12",
+        mend=writing("lab/version", "Version=252.36-1~deb12u1\n"),
+    ),
+    "unit masked": Plant(
+        check="units",
+        make=unit("ovms-scaler-proxy.service", LoadState="masked", ActiveState="inactive"),
+        subject="ovms-scaler-proxy.service",
+        reason="masked",
+        remedy="systemctl unmask ovms-scaler-proxy.service",
+        mend=unit("ovms-scaler-proxy.service"),
+    ),
+    "instance failed": Plant(
+        check="units",
+        make=unit("ovms@chat-numa0.service", ActiveState="failed", Result="exit-code"),
+        subject="ovms@chat-numa0.service",
+        reason="exit-code",
+        remedy="ovms-scalerctl reset chat-numa0",
+        mend=unit("ovms@chat-numa0.service"),
+    ),
+    "unit files not read": Plant(
+        check="units",
+        make=unit("ovms-scaler.service", NeedDaemonReload="yes"),
+        subject="ovms-scaler.service",
+        reason="has changed",
+        remedy="systemctl daemon-reload",
+        mend=unit("ovms-scaler.service"),
+        result=Result.warning,
+    ),
+    "not enabled": Plant(
+        check="boot",
+        make=unit("ovms-scaler.service", UnitFileState="disabled"),
+        subject="ovms-scaler.service",
+        reason="it is disabled",
+        remedy="systemctl enable ovms-scaler",
+        mend=unit("ovms-scaler.service"),
+        result=Result.warning,
+    ),
+    "placement overridden": Plant(
+        check="overrides",
+        make=writing(UNPLACED, "[Service]\nCPUAffinity=0-3\nNice=-5\n"),
+        subject=f"/{UNPLACED}",
+        reason="CPUAffinity= is set",
+        remedy=f"remove CPUAffinity= from /{UNPLACED}",
+        mend=writing(UNPLACED, "[Service]\nNice=-5\n"),
+        result=Result.warning,
+    ),
+    "too few files": Plant(
+        check="overrides",
+        make=writing(UNPLACED, "[Service]\nLimitNOFILE=1024\n"),
+        subject=f"/{UNPLACED}",
+        reason="REST workers",
+        remedy="remove LimitNOFILE=",
+        mend=writing(UNPLACED, "[Service]\nLimitNOFILE=infinity\n"),
+        result=Result.warning,
+    ),
+    "unit hidden": Plant(
+        check="overrides",
+        make=writing("etc/systemd/system/ovms@.service", "[Service]\nExecStart=/bin/true\n"),
+        subject="/etc/systemd/system/ovms@.service",
+        reason="hides",
+        remedy="mv /etc/systemd/system/ovms@.service",
+        mend=removing("etc/systemd/system/ovms@.service"),
+        result=Result.warning,
+    ),
+    "no journal": Plant(
+        check="journal",
+        make=writing("etc/systemd/journald.conf.d/quiet.conf", "[Journal]\nStorage=none\n"),
+        subject="systemd-journald",
+        reason="Storage=none",
+        remedy="Storage=auto",
+        mend=writing("etc/systemd/journald.conf.d/quiet.conf", "[Journal]\nStorage=auto\n"),
+    ),
+    "messages dropped": Plant(
+        check="journal",
+        make=writing(
+            "lab/dropped.json",
+            '{"MESSAGE": "Suppressed 8192 messages from ovms@chat-numa0.service"}\n',
+        ),
+        subject="ovms@chat-numa0.service",
+        reason="8192 of its messages",
+        remedy="RateLimitBurst=",
+        mend=writing("lab/dropped.json", ""),
+        result=Result.warning,
+    ),
+    "agent hindered": Plant(
+        check="agent",
+        make=unit("ovms-scaler.service", ActiveState="failed", Result="exit-code"),
+        subject="ovms-scaler.service",
+        reason="exit-code",
+        remedy="journalctl -u ovms-scaler.service",
+        mend=unit("ovms-scaler.service", ActiveState="inactive", UnitFileState="disabled"),
+    ),
+}
