@@ -124,6 +124,15 @@ def test_needrestart_has_a_way_to_renew_the_proxy() -> None:
     assert f"packaging/needrestart/{way.name} etc/needrestart/restart.d" in installed
 
 
+def test_prometheus_finds_the_rules_where_the_example_says() -> None:
+    installed = (PACKAGING.parent / "debian/ovms-scaler.install").read_text().splitlines()
+    (rules,) = (PACKAGING / "prometheus").glob("*.rules.yml")
+    assert f"packaging/prometheus/{rules.name} usr/share/ovms-scaler/prometheus" in installed
+    example = (PACKAGING / "prometheus/prometheus.yml").read_text()
+    assert f"\n  - /usr/share/ovms-scaler/prometheus/{rules.name}\n" in example
+    assert f'["{Admin().listen}"]' in example
+
+
 def test_dpkg_tells_of_what_the_proxy_executes() -> None:
     """deb-triggers(5): a directory stands for all below it; ldconfig is activated by every library."""
     lines = (PACKAGING.parent / "debian/ovms-scaler.triggers").read_text().splitlines()

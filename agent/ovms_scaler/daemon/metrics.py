@@ -103,7 +103,7 @@ class Metrics:
         parsed = await loop.run_in_executor(self._worker, _parse, read)
         self._failures.update(read.failures.items())
         own += engine_families(running, parsed.keys(), self._failures)
-        return await loop.run_in_executor(self._worker, _render, encode, own, parsed)
+        return await loop.run_in_executor(self._worker, render_metrics, encode, own, parsed)
 
     async def _read_engines(self, ports: Mapping[str, int]) -> _Read:
         answers = await asyncio.gather(*map(self._read_engine, ports.values()))
@@ -136,7 +136,7 @@ def _parse(read: _Read) -> dict[str, tuple[Metric, ...]]:
     return parsed
 
 
-def _render(
+def render_metrics(
     encode: Callable[[CollectorRegistry], bytes],
     own: Iterable[Family],
     engines: Mapping[str, tuple[Metric, ...]],
