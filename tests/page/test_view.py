@@ -180,8 +180,10 @@ def test_letters(index: int, letter: str) -> None:
         (page_lab.six_with_a_fault, "attention", "5 of 6 instances in rotation", "1 thing to know of."),
         (page_lab.sixteen_with_faults, "bad", "8 of 16 instances in rotation",
          "4 things to mend, 6 things to know of."),
-        (page_lab.unreachable, "bad", "None of 2 instances in rotation", "4 things to mend."),
-        (page_lab.starting, "attention", "None of 2 instances in rotation", "2 things to know of."),
+        (page_lab.unreachable, "bad", "None of 2 instances in rotation",
+         "Clients get 503 until one is. 4 things to mend."),
+        (page_lab.starting, "attention", "None of 2 instances in rotation",
+         "Clients get 503 until one is. 2 things to know of."),
         (page_lab.nothing, "unknown", "The agent has not looked at the instances yet",
          "It does so within seconds of its start."),
     ],
@@ -191,6 +193,13 @@ def test_verdict(make: Callable[[], Overview], level: str, headline: str, call: 
     assert page.one("main").attributes["data-level"] == level
     assert page.one("main").attributes["data-title"].startswith(headline)
     assert page.one(role="status").text == f"{headline} {call}"
+
+
+@pytest.mark.parametrize(("state", "level"), [("stopped", "bad"), ("loading", "attention")])
+def test_nobody_in_rotation_is_bad_unless_somebody_comes(state: str, level: str) -> None:
+    document = change(page_lab.two(), "chat-numa0", state="stopped")
+    change(document, "chat-numa1", state=state)
+    assert render(document).one("main").attributes["data-level"] == level
 
 
 def test_only_the_verdict_is_read_out_as_it_changes() -> None:
@@ -281,7 +290,7 @@ def test_one_that_is_no_longer_wanted_is_not_counted() -> None:
         "pool": None, "port": None, "cpus": "", "state": "draining", "in_rotation": False,
     }  # fmt: skip
     page = render(document)
-    assert page.one("h2", id="verdict").text == "1 of 1 instances in rotation"
+    assert page.one("h2", id="verdict").text == "1 of 1 instance in rotation"
     assert "no longer wanted" in page.one("table").text
 
 
@@ -338,7 +347,8 @@ def test_front_tells_what_clients_see() -> None:
     figures = [one.text for one in render(page_lab.sixteen_with_faults()).having("figures")[0].all("div")]
     assert figures == [
         "Requests/s 116 1,204,332 in all", "In flight 223", "Time to first byte 214 ms median; p99 1.4 s",
-        "Errors/s 0.4 57 in all", "Rejected/s 2.1 388 in all", "Retried 2 in all", "Cut 0 in all",
+        "Errors/s 0.4 57 in all", "Rejected/s 2.1 388 in all", "Retried 2 in all",
+        "Cut 0 by reloads, in all",
     ]  # fmt: skip
 
 

@@ -45,6 +45,7 @@ class Part:
     """An instance's part of a node's memory, in percent of it; without an instance, everybody else's."""
 
     mark: Mark | None
+    title: str
     left_percent: float
     width_percent: float
 
@@ -189,18 +190,24 @@ def _parts(
         read_text(one, "id"): read_table(one, "memory_by_node") for one in read_list(measures, "instances")
     }
     parts: list[Part] = []
-    left = 0.0
+    known = left = 0.0
     for mark in marks:
-        own = read_number(of_instance.get(mark.name, {}), str(number))
-        width = min(to_percent((own or 0.0) / size), 100.0 - left)
-        if width > 0:
-            parts.append(Part(mark=mark, left_percent=left, width_percent=width))
-            left = round(left + width, 1)
-    used = read_number(measured, "memory_used_bytes")
-    others = to_percent((used or 0.0) / size) - left
-    if others > 0:
-        parts.append(Part(mark=None, left_percent=left, width_percent=round(others, 1)))
-    return tuple(parts)
+        own = read_number(of_instance.get(mark.name, {}), str(number)) or 0.0
+        parts.append(_part(mark, own, size, left))
+        known, left = known + own, left + parts[-1].width_percent
+    others = (read_number(measured, "memory_used_bytes") or 0.0) - known
+    parts.append(_part(None, others, size, left))
+    return tuple(part for part in parts if part.width_percent > 0)
+
+
+def _part(mark: Mark | None, own: float, size: float, left: float) -> Part:
+    name = mark.name if mark else "everybody else"
+    return Part(
+        mark=mark,
+        title=f"{name}: {format_bytes(max(own, 0.0))}",
+        left_percent=round(left, 1),
+        width_percent=round(min(to_percent(own / size), 100.0 - left), 1),
+    )
 
 
 def _by_socket(topology: Document, nodes: Sequence[NodeView]) -> tuple[Socket, ...]:

@@ -5,12 +5,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ovms_scaler.core import news
+from ovms_scaler.page.marks import Mark
 from ovms_scaler.page.reading import Document, read_number, read_table, read_text, read_texts
 from ovms_scaler.page.rows import InstanceRow, age_of
 from ovms_scaler.page.steps import Piece, commands
 
 # More instances than these are in the table only.
 SHOWN = 6
+ON_THE_WAY = frozenset({"starting", "loading", "warming"})
 _LEVELS = ("bad", "attention", "good")
 
 
@@ -52,35 +54,46 @@ def read_outlook(status: Document, rows: Sequence[InstanceRow], *, now: float | 
             call="It does so within seconds of its start.", troubles=(), hidden=0, doing=(),
         )  # fmt: skip
     is_good = news.is_good(status)
-    worst = min((_LEVELS.index(one.level) for one in troubles), default=_LEVELS.index("good"))
+    wanted = [row.mark for row in rows if row.is_wanted]
     return Outlook(
-        level="attention" if _LEVELS[worst] == "good" and not is_good else _LEVELS[worst],
-        headline=_headline(status, rows),
-        call=_call(troubles, is_good=is_good),
+        level=_level(troubles, wanted, is_good=is_good),
+        headline=_headline(status, wanted),
+        call=_call(troubles, wanted, is_good=is_good),
         troubles=(*general, *of_instances[:SHOWN]),
         hidden=len(of_instances[SHOWN:]),
         doing=read_texts(status, "actions"),
     )
 
 
-def _headline(status: Document, rows: Sequence[InstanceRow]) -> str:
-    wanted = [row for row in rows if row.is_wanted]
-    serving = sum(row.mark.is_in for row in wanted)
+def _level(troubles: Sequence[Trouble], wanted: Sequence[Mark], *, is_good: bool) -> str:
+    """Nobody in rotation is bad, unless somebody is about to be."""
+    if _is_dark(wanted) and not any(mark.state in ON_THE_WAY for mark in wanted):
+        return "bad"
+    worst = min((_LEVELS.index(one.level) for one in troubles), default=_LEVELS.index("good"))
+    return _LEVELS[worst] if is_good or _LEVELS[worst] == "bad" else "attention"
+
+
+def _is_dark(wanted: Sequence[Mark]) -> bool:
+    return bool(wanted) and not any(mark.is_in for mark in wanted)
+
+
+def _headline(status: Document, wanted: Sequence[Mark]) -> str:
     if not wanted:
-        return "No instance is wanted" if not _listen(status) else "No instance is there"
-    if serving == 0:
-        return f"None of {len(wanted)} instances in rotation"
-    return f"{serving} of {len(wanted)} instances in rotation"
+        return "No instance is there" if _listen(status) else "No instance is wanted"
+    count = "None" if _is_dark(wanted) else f"{sum(mark.is_in for mark in wanted)}"
+    return f"{count} of {len(wanted)} instance{'' if len(wanted) == 1 else 's'} in rotation"
 
 
-def _call(troubles: Sequence[Trouble], *, is_good: bool) -> str:
+def _call(troubles: Sequence[Trouble], wanted: Sequence[Mark], *, is_good: bool) -> str:
+    """What it means, and how much there is to do."""
     if not troubles:
         return "Nothing needs you." if is_good else "The agent is at work."
     bad = sum(trouble.level == "bad" for trouble in troubles)
     other = len(troubles) - bad
     counts = [(bad, "to mend"), (other, "to know of")]
     things = [f"{count} {'thing' if count == 1 else 'things'} {what}" for count, what in counts if count]
-    return f"{', '.join(things)}."
+    outage = "Clients get 503 until one is. " if _is_dark(wanted) else ""
+    return f"{outage}{', '.join(things)}."
 
 
 def _of_instance(row: InstanceRow) -> Trouble | None:

@@ -126,7 +126,9 @@ def _read_figures(front: Document, proxy: Document) -> tuple[Figure, ...]:
         _rate(front, "Errors/s", "errors", is_bad=True),
         _rate(front, "Rejected/s", "rejected", is_bad=True),
         Figure(name="Retried", value=format_count(read_number(front, "retried_total")), more="in all"),
-        Figure(name="Cut", value=format_count(read_number(proxy, "cut_requests")), more="in all"),
+        Figure(
+            name="Cut", value=format_count(read_number(proxy, "cut_requests")), more="by reloads, in all"
+        ),
     )
 
 
@@ -144,6 +146,8 @@ def _total(front: Document, name: str) -> str:
 
 def _describe_proxy(proxy: Document) -> str:
     """As ``ovms-scalerctl status`` says it."""
+    if not proxy:
+        return ""
     generation = read_text(proxy, "generation")
     answers = f"generation {generation}" if generation else "does not answer"
     return f"{read_text(proxy, 'state') or 'unknown to systemd'}, {answers}"
