@@ -27,6 +27,8 @@ import json, os, signal, sys, time
 here = {here!r}
 with open(here + "/calls", "a") as calls:
     calls.write(json.dumps(sys.argv[1:]) + "\\n")
+with open(here + "/pid", "w") as pid:
+    pid.write(str(os.getpid()))
 if os.path.exists(here + "/hang"):
     open(here + "/hang", "w")  # as soon as somebody reads
     signal.pause()
@@ -131,6 +133,10 @@ class Journalctl:
     async def until_it_hangs(self) -> None:
         """Return when it was called, and does not answer."""
         await asyncio.to_thread((self.directory / "hang").read_bytes)
+
+    def is_running(self) -> bool:
+        """Whether the one that was called last has not ended."""
+        return Path("/proc", (self.directory / "pid").read_text()).exists()
 
     def calls(self) -> list[list[str]]:
         """The arguments of each call so far."""

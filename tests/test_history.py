@@ -117,6 +117,15 @@ def test_what_comes_is_followed_without_a_gap_and_without_a_double(
     assert told == ["agent started", "paused", "resumed", "agent stopped"][2 - before :]
 
 
+def test_all_of_the_past_is_told_before_what_comes(journal: Journalctl | RealJournal) -> None:
+    # Of what it follows journalctl shows the last 10 by itself.
+    journal.holds(*[entry("paused")] * 15)
+    with closing(history.read_events(Selection(follow=True), None, "info")) as found:
+        first = next(found)
+        assert len(list(islice(found, 14))) == 14
+    assert first["at"] == BEGAN
+
+
 def test_what_comes_may_be_all_that_is_asked_for(journalctl: Journalctl) -> None:
     journalctl.holds(entry("agent started", version="1"), entry("paused"))
     journalctl.then_comes(entry("resumed"))

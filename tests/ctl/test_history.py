@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from ctl_screen import screen
 from journalctl_lab import BEGAN_USEC, Fields, Journalctl, engine, entry, manager, proxy
 
 from ovms_scaler import history
+from ovms_scaler.core.event import Event, parse_event
 from ovms_scaler.ctl import remembered
 
 BEGAN = BEGAN_USEC / 1e6
@@ -61,8 +62,6 @@ def closed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def events_of(*entries: Fields) -> list[dict[str, object]]:
     """What an agent that logged this remembers."""
-    from ovms_scaler.core.event import parse_event
-
     fields = [{key: str(value) for key, value in one.items()} for one in entries]
     numbered = [
         {"__REALTIME_TIMESTAMP": str(BEGAN_USEC + 1_000_000 * count), **one}
@@ -125,9 +124,9 @@ def test_how_many_there_are(
 ) -> None:
     seen: list[history.Selection] = []
 
-    def take(selection: history.Selection, *_: object) -> object:
+    def take(selection: history.Selection, *_: object) -> Generator[Event, None, None]:
         seen.append(selection)
-        return (one for one in ())
+        yield from ()
 
     monkeypatch.setattr(history, "read_events", take)
     assert ctl("events", *arguments).status == 0
@@ -303,6 +302,7 @@ def test_following_ends_with_control_c(journalctl: Journalctl) -> None:
         assert "resume" in verb.stdout.readline()
         os.killpg(verb.pid, signal.SIGINT)  # as a terminal does
         assert verb.wait() == 130
+        assert not journalctl.is_running()
         assert "Traceback" not in verb.stderr.read()
 
 

@@ -21,10 +21,13 @@ def test_entries_come_as_fields(journalctl: Journalctl) -> None:
 
 
 def test_a_reader_that_has_enough_ends_journalctl(journalctl: Journalctl) -> None:
-    journalctl.holds(*[engine("text")] * 1000)
+    journalctl.holds(engine("text"))
+    journalctl.then_comes(and_waits=True)
     entries = journal_reader.read_entries("--follow", "--no-tail")
     assert next(entries)["MESSAGE"] == "text"
-    entries.close()  # and no process is left
+    assert journalctl.is_running()
+    entries.close()
+    assert not journalctl.is_running()
 
 
 def test_why_journalctl_failed_is_said(journalctl: Journalctl) -> None:
