@@ -22,6 +22,7 @@ from daemon_host import CONFIG, SERVING, DaemonHost, Running, running
 
 from ovms_scaler.daemon.control import MAX_REQUEST_BYTES, Control
 from ovms_scaler.daemon.events import Events
+from ovms_scaler.daemon.measuring import Measuring
 from ovms_scaler.errors import HostError
 
 NOBODY = 65534
@@ -73,7 +74,10 @@ async def served(host: DaemonHost, open_directory: Path) -> AsyncIterator[Served
     async with running(host) as run:
         events = Events()
         events.note({"event": "agent started", "version": "0.1.0"})
-        control = Control(run.agent, path, answers={"events": events.answer})
+        measuring = Measuring(run.agent.view, proxy_uid=None, root=host.root)
+        control = Control(
+            run.agent, path, answers={"events": events.answer, "measures": lambda _query: measuring.read()}
+        )
         await control.open()
         try:
             yield Served(run=run, socket=path)
@@ -112,6 +116,14 @@ async def test_events_are_for_everybody(served: Served) -> None:
     (event,) = document["events"]
     assert event.keys() == {"at", "level", "event", "version"}
     assert await ask(served, "GET", "/v1/events?since=99999999999") == (200, {"events": []})
+
+
+async def test_measures_are_of_the_same_instances(served: Served) -> None:
+    await served.run.until_state("loading")
+    status, document = await ask(served, "GET", "/v1/measures")
+    assert status == 200
+    assert [one["id"] for one in document["instances"]] == ["chat-numa0"]
+    assert document["front"]["requests_total"] == 0
 
 
 async def test_reload_takes_the_configuration(served: Served) -> None:

@@ -144,6 +144,7 @@ async def test_a_card_that_hangs_is_not_waited_for(
     host.plug(CARD)
     host.configure(BOTH)
     monkeypatch.setattr(measuring, "PATIENCE_SEC", 0.05)
+    monkeypatch.setattr(lanes, "INTERVAL_SEC", 0.0)
     write(host.root / "proc/stat", "cpu0 50 0 0 50 0 0 0 0 0 0\n")
     async with running(host) as run:
         one = make(host, run.agent.view)
@@ -188,7 +189,8 @@ async def test_a_look_that_fails_is_no_sample_and_not_the_last_one(
         raise RuntimeError("unforeseen")
 
     lane.look(fail)
-    await lane.wait()
+    async with asyncio.timeout(LIMIT_SEC):
+        await lane.wait()
     assert len(failures) == 1
     assert not lane.samples
     lane.look(lambda: HostUse(at_sec=2.0))
