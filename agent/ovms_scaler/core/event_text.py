@@ -124,6 +124,14 @@ _SENTENCES = {
         text="the journal did not keep up; entries that are missing: {dropped}",
         hint="systemctl status systemd-journald",
     ),
+    "admin listener open": _Said(text="metrics and the status page are at http://{listen}"),
+    "admin listener closed": _Said(text="metrics and the status page are no longer at http://{listen}"),
+    "admin listener not open": _Said(
+        text="metrics and the status page cannot be shown at {listen}: {error}", hint="ss -ltnp"
+    ),
+    "admin request failed": _Said(
+        text="the agent failed to answer {method} {path}", hint="journalctl -u ovms-scaler"
+    ),
     # Configuration
     "configuration accepted": _Said(text=_accepted),
     "configuration not accepted": _Said(
@@ -190,16 +198,6 @@ _SENTENCES = {
         text="the agent is paused, as it cannot read what was ordered: {error}", hint="ovms-scalerctl resume"
     ),
     "control request failed": _Said(
-        text="the agent failed to answer {method} {path}", hint="journalctl -u ovms-scaler"
-    ),
-    # Admin listener
-    "admin listener open": _Said(text="the status page is at http://{listen}/"),
-    "admin listener closed": _Said(text="the status page at {listen} is closed"),
-    "admin listener not open": _Said(
-        text="the status page cannot be had at {listen}: {error}",
-        hint="ss -ltnp; or another admin.listen, then: systemctl reload ovms-scaler",
-    ),
-    "admin request failed": _Said(
         text="the agent failed to answer {method} {path}", hint="journalctl -u ovms-scaler"
     ),
     # What goes wrong
