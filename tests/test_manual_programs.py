@@ -14,6 +14,7 @@ from command_lines import COMMANDS, check_command, find_commands
 from log_phrases import read_phrases
 from manual import EVERY_PAGE, PAGES, ROOT, flatten, read_part, split_entries
 
+from ovms_scaler.core.checks.catalogue import CHECKS
 from ovms_scaler.core.lifecycle import State
 from ovms_scaler.ctl.exits import Exit
 from ovms_scaler.daemon import main as daemon
@@ -66,6 +67,9 @@ def test_every_option_is_described_and_no_other() -> None:
         "--no-switch",
         "--once",
         "--interval",
+        "--skip",
+        "--all",
+        "--timeout",
     }
     others = [verb for verb in VERBS if verb != "bench"]
     every = {option for verb in others for option in list_options(COMMANDS[verb])}
@@ -77,6 +81,12 @@ def test_every_option_of_bench_is_described_and_no_other() -> None:
     described = {word for line in split_entries(part) for word in re.findall(r"\*\*(--\w[\w-]*)\*\*", line)}
     elsewhere = {"--help", "--json", "--allow-outage"}
     assert described == list_options(COMMANDS["bench"]) - elsewhere
+
+
+def test_every_check_of_doctor_is_described_and_no_other() -> None:
+    described = split_entries(read_part("ovms-scalerctl.8.md", "# CHECKS").replace("\\-", "-"))
+    assert {name.strip("*"): flatten(text) for name, text in described.items()} == CHECKS
+    assert [name.strip("*") for name in described] == list(CHECKS)
 
 
 def test_every_exit_status_is_described() -> None:

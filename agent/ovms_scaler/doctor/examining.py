@@ -4,11 +4,12 @@
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from ovms_scaler.core.checks.catalogue import CHECKS
 from ovms_scaler.core.checks.finding import Finding, sort_findings, unknown
 from ovms_scaler.doctor import engine, machine, units
-from ovms_scaler.doctor.setting import Run, Setting, unplanned
+from ovms_scaler.doctor.setting import Document, Run, Setting, read_setting, unplanned
 from ovms_scaler.host.accounts import Account
 from ovms_scaler.host.apart import Outcome, Task, run_apart
 
@@ -68,6 +69,28 @@ _PLANNED: tuple[tuple[tuple[str, ...], Callable[[Setting], Iterable[Finding]], s
 )
 
 
+def diagnose(
+    file: Path,
+    names: Collection[str],
+    *,
+    deadline_sec: float,
+    root: Path = Path("/"),
+    status: Document | None = None,
+    status_error: str = "",
+    ended: Callable[[str], None] = lambda _: None,
+) -> tuple[Finding, ...]:
+    """The findings of the checks of these names, the worst first, for the configuration in ``file``.
+
+    ``status`` is the agent's document, or ``status_error`` why there is none. ``ended`` is called with the
+    name of each thing that was looked at.
+    """
+    run = partial(run_apart, ended=ended)
+    setting = read_setting(
+        file, deadline_sec=deadline_sec, root=root, status=status, status_error=status_error, run=run
+    )
+    return examine(setting, names, deadline_sec=deadline_sec, run=run)
+
+
 def examine(
     setting: Setting,
     names: Collection[str],
@@ -75,7 +98,7 @@ def examine(
     deadline_sec: float,
     run: Run = run_apart,
 ) -> tuple[Finding, ...]:
-    """The findings of the checks of these names, the worst first; ``run`` as in ``read_setting``."""
+    """The same for what is known already; ``run`` as in ``read_setting``."""
     wanted = [one for one in list_examinations(setting) if not frozenset(one.checks).isdisjoint(names)]
     tasks = [
         Task(

@@ -8,7 +8,6 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
-import ovms_scaler
 from ovms_scaler.core.checks import agent, engine, storage, system
 from ovms_scaler.core.checks.finding import Finding, bad, good, unknown
 from ovms_scaler.core.checks.system import Unit
@@ -98,7 +97,7 @@ def examine_package(setting: Setting) -> Iterator[Finding]:
 
 def examine_storage(setting: Setting) -> Iterator[Finding]:
     yield from storage.judge_disk(unit_files.read_file_systems(_FILE_SYSTEMS, setting.root))
-    built, now = Path(ovms_scaler.__file__).stat().st_mtime, time.time()
+    built, now = Path(__file__).stat().st_mtime, time.time()
     shown = time.strftime("%Y-%m-%d %H:%M", time.localtime(now))
     yield storage.judge_clock(now=now, built=built, shown=shown)
     yield from _examine_state(Store(setting.root))

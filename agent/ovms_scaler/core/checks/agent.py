@@ -79,7 +79,7 @@ def _judge_silent(error: str, agent: Unit | None) -> Finding:
     if agent.active_state in ("active", "reloading"):
         if "permission" in error:
             return unknown(check, AGENT, error)
-        return bad(check, AGENT, f"it runs, and {error}", _LOOK)
+        return bad(check, AGENT, f"systemd says that it runs, and yet: {error}", _LOOK)
     if agent.active_state == "failed":
         return bad(check, AGENT, f"it failed (result: {agent.result})", _LOOK)
     if agent.active_state in ("activating", "deactivating"):

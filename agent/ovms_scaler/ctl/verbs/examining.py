@@ -3,7 +3,6 @@
 
 import sys
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,23 +91,20 @@ def doctor(
     """
     from ovms_scaler.core.checks.catalogue import CHECKS
     from ovms_scaler.core.checks.finding import Result, findings_document
-    from ovms_scaler.doctor.examining import examine
-    from ovms_scaler.doctor.setting import read_setting
-    from ovms_scaler.host.apart import run_apart
+    from ovms_scaler.doctor.examining import diagnose
 
     names = [name for name in CHECKS if (not checks or name in checks) and name not in skip]
     status, status_error = _ask_agent(socket)
     with _Progress() as progress:
-        run = partial(run_apart, ended=progress)
-        setting = read_setting(
+        findings = diagnose(
             config_file,
+            names,
             deadline_sec=timeout_sec,
             root=root,
             status=status,
             status_error=status_error,
-            run=run,
+            ended=progress,
         )
-        findings = examine(setting, names, deadline_sec=timeout_sec, run=run)
     if as_json:
         output.show_json(findings_document(findings, names))
     else:

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks that give no answer, that only root can make, and that need what another check finds wrong."""
+
+import os
+from collections.abc import Collection
+
+import pytest
+from doctor.plant import machine
+from doctor_host import CONTENT, POOL, DoctorHost
+from machines import four_b580, number_cores
+
+from ovms_scaler.core.checks.catalogue import CHECKS
+from ovms_scaler.core.checks.finding import Finding, Result
+from ovms_scaler.doctor.engine import ENGINE
+from ovms_scaler.doctor.examining import diagnose, list_examinations
+from ovms_scaler.doctor.setting import read_setting
+
+AWAY = """
+nodes = "0"
+[[pool]]
+name = "away"
+nodes = "1"
+listen = "8001"
+config_path = "/srv/away/config.json"
+"""
+
+
+def look(
+    host: DoctorHost, names: Collection[str] = CHECKS, *, deadline_sec: float = 20.0
+) -> tuple[Finding, ...]:
+    found = diagnose(host.config, names, root=host.root, deadline_sec=deadline_sec, status=CONTENT)
+    return tuple(one for one in found if one.result is not Result.good)
+
+
+def test_in_processes_of_their_own_the_checks_find_the_same(host: DoctorHost) -> None:
+    assert look(host) == ()
+    host.remove("opt/ovms/bin/ovms")
+    assert look(host) == host.find()
+
+
+def test_every_check_is_made_once(host: DoctorHost) -> None:
+    setting = read_setting(host.config, root=host.root, deadline_sec=20)
+    made = [name for one in list_examinations(setting) for name in one.checks]
+    assert sorted(made) == sorted(CHECKS)
+    assert look(host, ["disk"]) == ()
+
+
+def test_engine_that_hangs_is_given_up_and_ended(host: DoctorHost) -> None:
+    os.mkfifo(host.path("lab/alive"))
+    host.write(
+        "opt/ovms/bin/ovms", f"#!/bin/sh\nexec 3>>{host.path('lab/alive')}\nexec sleep 3600\n", mode=0o755
+    )
+    host.path("lab/alive").chmod(0o666)
+    reader = os.open(host.path("lab/alive"), os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        found = look(host, [*ENGINE, "ports", "model-files"], deadline_sec=0.3)
+        os.set_blocking(reader, True)
+        assert os.read(reader, 1) == b""  # nobody has it open for writing any more
+    finally:
+        os.close(reader)
+    assert {(one.check, one.result) for one in found} == {(name, Result.unknown) for name in ENGINE}
+    assert all("no answer within" in one.reason for one in found)
+
+
+def test_model_on_a_file_server_that_is_away_holds_up_nothing_else(host: DoctorHost) -> None:
+    """A pipe that nobody writes to keeps whoever opens it waiting, as a dead mount does."""
+    machine(cores=number_cores({0: 4, 1: 4}))(host)
+    host.append("etc/ovms-scaler/config.toml", AWAY)
+    host.path("srv/away").mkdir()
+    os.mkfifo(host.path("srv/away/config.json"))
+    host.remove("srv/models/tiny/openvino_model.bin")
+    found = look(host, ["model-files", "model-access", "ports", "placement"], deadline_sec=0.5)
+    assert [(one.check, one.result, one.subject) for one in found] == [
+        ("model-files", Result.bad, "pool chat"),
+        ("model-files", Result.unknown, "pool away"),
+        ("model-access", Result.unknown, "pool away"),
+    ]
+    assert "findmnt -T /srv/away/config.json" in found[1].remedy
+
+
+def test_systemd_that_cannot_be_asked_is_told(host: DoctorHost) -> None:
+    host.write(
+        "usr/bin/systemctl", "#!/bin/sh\necho 'Failed to connect to bus: Host is down'\nexit 1\n", mode=0o755
+    )
+    found = look(host)
+    assert {one.check for one in found} == {
+        "engine-environment",
+        "nginx-site",
+        "systemd",
+        "units",
+        "boot",
+        "agent",
+    }
+    assert all(one.result is Result.unknown and "Host is down" in one.reason for one in found)
+
+
+def test_without_a_valid_configuration_what_hangs_on_it_is_not_known(host: DoctorHost) -> None:
+    host.write("etc/ovms-scaler/config.toml", "[[pool")
+    found = look(host)
+    assert (found[0].check, found[0].result) == ("configuration", Result.bad)
+    assert {one.check for one in found[1:]} == {
+        "placement", "model-files", "model-access", "model-device", "memory-fit", "memory-free",
+        "gpu-driver", "gpu-access", "gpu-runtime", "gpu-unit",
+    }  # fmt: skip
+    assert all((one.result, one.remedy) == (Result.unknown, "see configuration") for one in found[1:])
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_cards_are_looked_at_where_a_pool_uses_them(host: DoctorHost, *, is_there: bool) -> None:
+    for name in ("sys/devices/system/node", "sys/devices/system/cpu"):
+        host.remove(name)
+    four_b580(host.root)
+    host.write("etc/ovms-scaler/config.toml", POOL + 'placement = "gpu"\n')
+    checks = ["gpu-driver", "gpu-runtime", "gpu-unit"]
+    if is_there:
+        host.write("etc/OpenCL/vendors/intel.icd", "libigdrcl.so\n")
+        for library in ("intel-opencl/libigdrcl.so", "libOpenCL.so.1"):
+            host.write(f"usr/lib/x86_64-linux-gnu/{library}", "")
+        for number in range(128, 132):
+            host.write_unit(f"dev-dri-renderD{number}.device")
+    found = look(host, checks)
+    assert {one.check for one in found} == (set() if is_there else {"gpu-runtime", "gpu-unit"})
+    if not is_there:
+        assert sorted(one.subject for one in found if one.check == "gpu-unit") == [
+            f"/dev/dri/renderD{number}" for number in range(128, 132)
+        ]
