@@ -21,7 +21,7 @@ from ovms_scaler.core.wedge import Wedge, note_failed, note_hang, note_recovered
 Pool = Mapping[str, object]
 CPU: Pool = {"name": "cpu", "listen": "8001"}
 GPU: Pool = {"placement": "gpu"}
-PAIRS: Pool = {"name": "pairs", "placement": "hetero", "listen": "8002", "nodes": "1"}
+PAIRS: Pool = {"name": "pairs", "placement": "hetero", "listen": "9002", "nodes": "1"}
 A, B, C, D = "0000:03:00.0", "0000:04:00.0", "0000:83:00.0", "0000:84:00.0"
 CARDS = (world.gpu(A, 0), world.gpu(B, 0), world.gpu(C, 1), world.gpu(D, 1))
 

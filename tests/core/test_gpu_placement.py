@@ -129,7 +129,7 @@ def test_thread_that_one_pool_reserves_is_no_core_for_another() -> None:
     layout = put(
         {**CHAT, "gpus": [A], "reserve_cpus": "15", "host_cpus_per_gpu": 1},
         {**CPU, **CHAT, "gpus": [B], "host_cpus_per_gpu": 1},
-        {"name": "numa", "listen": "8002", "nodes": "0", "smt": "physical"},
+        {"name": "numa", "listen": "9002", "nodes": "0", "smt": "physical"},
         gpus=FOUR[:2],
     )
     assert rows(layout) == [
@@ -398,7 +398,7 @@ def test_new_card_borrows_cores_that_nobody_uses_and_keeps_them(cpu: Pool, expec
 def test_new_cards_of_two_pools_borrow_no_core_twice() -> None:
     pools = (
         {**CHAT, "gpus": [A], "reserve_cpus": "15", "host_cpus_per_gpu": 1},
-        {**CHAT, "name": "code", "listen": "8002", "gpus": [B], "host_cpus_per_gpu": 1},
+        {**CHAT, "name": "code", "listen": "9002", "gpus": [B], "host_cpus_per_gpu": 1},
         {**CPU, "nodes": "1"},
     )
     plugged = put(*pools, gpus=FOUR[:2], books=put(*pools, gpus=[]).books, planned=False)
