@@ -8,7 +8,7 @@ import re
 import struct
 import subprocess
 import termios
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -55,7 +55,10 @@ class Screen:
 
 @contextmanager
 def screen(
-    *arguments: object, env: Mapping[str, str] | None = None, command: list[str] | None = None
+    *arguments: object,
+    env: Mapping[str, str] | None = None,
+    command: Sequence[str] = CTL,
+    pass_fds: Sequence[int] = (),
 ) -> Iterator[Screen]:
     """Run a verb, or another ``command`` with these arguments, on a terminal of its own."""
     terminal, end = pty.openpty()
@@ -65,10 +68,11 @@ def screen(
     }
     with subprocess.Popen(
         # With a session of its own, whose keys Ctrl-C and Ctrl-Z are signals.
-        ["setsid", "--ctty", *(command or CTL), *map(str, arguments)],
+        ["setsid", "--ctty", *command, *map(str, arguments)],
         stdin=end,
         stdout=end,
         stderr=end,
+        pass_fds=pass_fds,
         env=environment | {"TERM": "xterm-256color"} | dict(env or {}),
     ) as process:
         os.close(end)
