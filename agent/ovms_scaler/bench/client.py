@@ -175,6 +175,8 @@ def _explain(error: Exception, exchange: Exchange) -> Failure:
         refused = isinstance(error.os_error, ConnectionRefusedError)
         return Failure(kind=Kind.refused if refused else Kind.unreachable, message=message)
     if exchange.has_begun:
+        if isinstance(error, aiohttp.ClientPayloadError):
+            message = "the connection ended in the middle of the answer"
         return Failure(kind=Kind.cut, message=message)
     if isinstance(error, aiohttp.ClientResponseError | ValueError):
         return Failure(kind=Kind.nonsense, message=f"not an answer of HTTP: {message}")

@@ -82,10 +82,24 @@ def make_document(findings: Findings, context: Context) -> Document:
             "generation": context.generation,
         },
         "method": [*_METHOD, *_prompts_method(context), *((_LOCAL,) if context.is_local else ())],
+        "notes": gather_notes(found["measurements"]),
         "knee_text": _describe_knee(found["curve"]),
         "whole_text": _describe_whole(found["whole_ratio"]),
         **found,
     }
+
+
+def gather_notes(measurements: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What to know of the figures: each kind of note once, with the measurements that have it."""
+    by_kind: dict[str, tuple[str, list[str]]] = {}
+    for one in measurements:
+        for note in one["notes"]:
+            # Notes of a kind differ by their figures only, which come behind.
+            text, labels = by_kind.setdefault(note.partition(":")[0], (note, []))
+            labels.append(one["label"])
+    if len(measurements) == 1:
+        return [text for text, _ in by_kind.values()]
+    return [f"{text} (in {', '.join(labels)})" for text, labels in by_kind.values()]
 
 
 def describe_prompts(load: Load, sample: Sample | None) -> str:

@@ -10,6 +10,7 @@ WIDTH, HEIGHT = 560, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 14, 46
 # From which ratio of the largest to the middle of all values on most of a plot would be empty.
 _LONG_TAIL = 12.0
+_NARROW = 0.6
 _TICKS = 5
 
 Points = Sequence[tuple[float, float]]
@@ -83,13 +84,16 @@ def format_tick(value: float) -> str:
 
 
 class _Axis:
-    """From values to places on the page; the ends are those of its ticks."""
+    """From values to places on the page; ticks beyond its ends are left out."""
 
-    def __init__(self, ticks: Sequence[float], begin: float, end: float, *, is_log: bool) -> None:
-        self.ticks = ticks
+    def __init__(
+        self, ticks: Sequence[float], ends: tuple[float, float], place: tuple[float, float], *, is_log: bool
+    ) -> None:
+        low, high = ends
         self._is_log = is_log
-        self._low, self._high = self._scale(ticks[0]), self._scale(ticks[-1])
-        self._begin, self._end = begin, end
+        self._low, self._high = self._scale(low), self._scale(high)
+        self._begin, self._end = place
+        self.ticks = [tick for tick in ticks if low * 0.999999 <= tick <= high * 1.000001]
 
     def place(self, value: float) -> float:
         share = (self._scale(value) - self._low) / (self._high - self._low)
@@ -119,13 +123,21 @@ def draw(plot: Plot) -> str:
 def _axes(plot: Plot, points: Sequence[tuple[float, float]]) -> tuple[_Axis, _Axis]:
     xs = [x for x, _ in points]
     tops = [y for _, y in points] + [high for _, _, high in plot.spans]
-    ticks: Sequence[float] = plot.x_ticks
+    highest = max(*xs, 1e-9)
     is_log = plot.x_is_log and min(xs) > 0
+    # An axis need not begin at 0 where nothing would be but empty space.
+    lowest = min(xs) if is_log or min(xs) > highest * _NARROW else 0.0
+    ticks: Sequence[float] = plot.x_ticks
     if not ticks:
-        ticks = log_ticks(min(xs), max(xs)) if is_log else round_ticks(0.0, max(*xs, 1e-9))
+        ticks = log_ticks(lowest, highest) if is_log else round_ticks(lowest, highest)
+    if not is_log and lowest:
+        lowest = ticks[0]
     top = plot.y_max if plot.y_max is not None else max(*tops, 1e-9)
-    across = _Axis(ticks, _LEFT, WIDTH - _RIGHT, is_log=is_log)
-    return across, _Axis(round_ticks(0.0, top), HEIGHT - _BOTTOM, _TOP, is_log=False)
+    up = round_ticks(0.0, top)
+    return (
+        _Axis(ticks, (lowest, highest), (_LEFT, WIDTH - _RIGHT), is_log=is_log),
+        _Axis(up, (0.0, up[-1]), (HEIGHT - _BOTTOM, _TOP), is_log=False),
+    )
 
 
 def _grid(plot: Plot, across: _Axis, up: _Axis) -> list[str]:
@@ -160,7 +172,7 @@ def _marks(plot: Plot, across: _Axis) -> list[str]:
         side, anchor = (-5, "end") if near_end else (5, "start")
         parts += [
             f'<line class="mark" x1="{x}" y1="{_TOP}" x2="{x}" y2="{HEIGHT - _BOTTOM}"/>',
-            f'<text class="mark" x="{x + side}" y="{HEIGHT - _BOTTOM - 10 - 15 * index}" '
+            f'<text class="mark" x="{x + side}" y="{HEIGHT - _BOTTOM - 12 - 18 * index}" '
             f'text-anchor="{anchor}">{escape(mark.title)}</text>',
         ]
     return parts

@@ -48,7 +48,10 @@ def list_tiles(measurements: Sequence[Document]) -> list[tuple[str, str, str]]:
 
     def at(key: str, share: str) -> str:
         spread = summary[key]
-        return "-" if spread is None else f"{spread[share] * 1000:,.0f}"
+        if spread is None:
+            return "-"
+        value = spread[share] * 1000
+        return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
     return [
         ("Output throughput", f"{summary['output_tokens_per_sec']:,.0f}", "tok/s"),

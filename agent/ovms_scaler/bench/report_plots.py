@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which plots a report has."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ovms_scaler.bench.plots import Line, Mark, Plot, is_long_tailed
@@ -19,7 +19,7 @@ _DISTRIBUTIONS = (
 
 def list_plots(document: Document) -> list[Plot]:
     """Distributions, then what happened when; without those that have nothing to show."""
-    measurements = document["measurements"][:COLOURS]
+    measurements = document["measurements"]
     plots = [_distribution(measurements, *one) for one in _DISTRIBUTIONS]
     plots += [
         _over_time(
@@ -65,15 +65,25 @@ def curve_plot(document: Document) -> Plot | None:
     )
 
 
+def _coloured(measurements: Sequence[Document]) -> Iterator[tuple[str, int, Document]]:
+    """Each with its colour, which all rounds of the same share, and a title for the first of these."""
+    colours: dict[str, int] = {}
+    for one in measurements:
+        title = "" if one["group"] in colours else one["group"]
+        colour = colours.setdefault(one["group"], len(colours))
+        if colour < COLOURS:
+            yield title, colour, one
+
+
 def _distribution(measurements: Sequence[Document], key: str, title: str, x_title: str) -> Plot:
     lines = []
-    for index, one in enumerate(measurements):
+    for title_of_line, colour, one in _coloured(measurements):
         points = [(seconds * 1000, share) for seconds, share in one["series"][key]]
-        lines.append(Line(title=one["label"], points=points, colour=index))
+        lines.append(Line(title=title_of_line, points=points, colour=colour))
     marks: list[Mark] = []
     if len(measurements) == 1 and (spread := measurements[0]["summary"][key]) is not None:
         marks = [
-            Mark(at=spread[name] * 1000, title=f"{word} {spread[name] * 1000:,.0f}")
+            Mark(at=spread[name] * 1000, title=f"{word} {_short(spread[name] * 1000)}")
             for name, word in (("median", "P50"), ("p99", "P99"))
         ]
     values = sorted(value for line in lines for value, _ in line.points)
@@ -89,12 +99,16 @@ def _distribution(measurements: Sequence[Document], key: str, title: str, x_titl
     )
 
 
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
 def _over_time(measurements: Sequence[Document], key: str, title: str, y_title: str) -> Plot:
     lines = []
-    for index, one in enumerate(measurements):
+    for title_of_line, colour, one in _coloured(measurements):
         over_time = one["series"]["over_time"]
         points = _steps(over_time[key], over_time["bucket_sec"], one["summary"]["duration_sec"])
-        lines.append(Line(title=one["label"], points=points, kind="steps", colour=index))
+        lines.append(Line(title=title_of_line, points=points, kind="steps", colour=colour))
     return Plot(
         title=title, x_title="seconds since the first request was due", y_title=y_title, lines=tuple(lines)
     )

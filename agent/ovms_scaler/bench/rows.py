@@ -39,7 +39,6 @@ def resource_sections(resources: Document, summary: Document) -> tuple[Section, 
     """What the machine did meanwhile, average and maximum; the client is part of the machine, too."""
     client = summary["client"]
     rows = [*_node_rows(resources), *_gpu_rows(resources), *_network_rows(resources)]
-    missing = [("Why not more:", resources["missing"])] if resources["missing"] else []
     own = [
         ("Processes of the client:", str(client["workers"])),
         ("CPU of the client (cores):", _number(client["cores"], 2)),
@@ -47,7 +46,7 @@ def resource_sections(resources: Document, summary: Document) -> tuple[Section, 
         ("P99 of reading too late (ms):", _milliseconds(client["lag_p99_sec"])),
     ]
     return (
-        Section(title="Machine (average, maximum)", rows=(*rows, *missing)),
+        Section(title="Machine (average, maximum)", rows=tuple(rows)),
         Section(title="Client", rows=tuple(own)),
     )
 
@@ -99,7 +98,7 @@ def _latency_rows(spread: Document | None) -> tuple[tuple[str, str], ...]:
 
 def _node_rows(resources: Document) -> Iterator[tuple[str, str]]:
     if not resources["nodes"]:
-        yield "CPU and memory of NUMA nodes:", UNKNOWN
+        yield "CPU, memory and GPU use:", UNKNOWN
     for name, levels in resources["nodes"].items():
         yield f"CPU of node {name}:", _levels(levels["cpu_share"], _share)
         yield f"Memory of node {name}:", _levels(levels["memory_used_bytes"], format_bytes)
@@ -129,7 +128,7 @@ def _share(value: float) -> str:
 
 def _rate(value: float) -> str:
     """In megabits per second, as networks are sold."""
-    return f"{value * 8 / 1e6:.1f} Mbit/s"
+    return f"{value * 8 / 1e6:.2f} Mbit/s"
 
 
 def _milliseconds(value: float | None) -> str:

@@ -77,8 +77,8 @@ async def run_scale(
         for count in sorted(set(counts), reverse=True):
             kept[count] = await rotation.keep(members.in_use, count)
             for number in range(rounds):
-                label = f"{count} instance{'' if count == 1 else 's'}{_round(number, rounds)}"
-                measured = await session.measure(label, kept[count])
+                group = f"{count} instance{'' if count == 1 else 's'}"
+                measured = await session.measure(group, kept[count], number=number, rounds=rounds)
                 findings.measurements.append(measured)
                 if session.stop.is_set():
                     raise StoppedError("stopped")
@@ -101,7 +101,8 @@ async def run_compare(session: Session, swap: Swap, sides: Sequence[Side], *, ro
         for number in range(rounds):
             for side in sides:
                 await swap.put(side.content)
-                one = await session.measure(f"{side.key} ({side.name}){_round(number, rounds)}")
+                group = f"{side.key} ({side.name})"
+                one = await session.measure(group, number=number, rounds=rounds)
                 findings.measurements.append(one)
                 if session.stop.is_set():
                     raise StoppedError("stopped")
@@ -126,7 +127,7 @@ async def _measure_whole(
     async def measure_all() -> None:
         await swap.put(content)
         for number in range(rounds):
-            one = await session.measure(f'placement = "{WHOLE}"{_round(number, rounds)}')
+            one = await session.measure(f'placement = "{WHOLE}"', number=number, rounds=rounds)
             findings.measurements.append(one)
             if session.stop.is_set():
                 raise StoppedError("stopped")
@@ -183,10 +184,6 @@ def _add_curve(
         for count, several in by_count.items()
     ]
     findings.curve = draw_curve(measured, request_rate=request_rate) if measured else None
-
-
-def _round(number: int, rounds: int) -> str:
-    return f", round {number + 1}" if rounds > 1 else ""
 
 
 def findings_document(findings: Findings) -> dict[str, Any]:

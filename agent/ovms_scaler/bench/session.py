@@ -40,9 +40,13 @@ class Reporter(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """One run with its figures; ``label`` says what was special in it, ``notes`` what to know of them."""
+    """One run with its figures; ``notes`` are what to know of them.
+
+    ``label`` says what was special in it, ``group`` the same of all rounds of it.
+    """
 
     label: str
+    group: str
     instances: tuple[str, ...] | None
     run: Run
     summary: Summary
@@ -52,6 +56,7 @@ class Measurement:
     def document(self) -> dict[str, Any]:
         return {
             "label": self.label,
+            "group": self.group,
             "instances": list(self.instances) if self.instances is not None else None,
             "began_at": self.run.began_at,
             "summary": self.summary.document(),
@@ -77,12 +82,15 @@ class Session:
     reporter: Reporter
     stop: asyncio.Event
 
-    async def measure(self, label: str = "", instances: tuple[str, ...] | None = None) -> Measurement:
+    async def measure(
+        self, group: str = "", instances: tuple[str, ...] | None = None, *, number: int = 0, rounds: int = 1
+    ) -> Measurement:
         """Warm up and run once, with texts that nobody has seen before.
 
         Raises HostError when not one request of the warm-up was answered: there is nothing to measure; and
         StoppedError when it is stopped meanwhile.
         """
+        label = f"{group}, round {number + 1}" if rounds > 1 else group
         nonce = secrets.token_hex(8)
         await self._warm_up(label, nonce)
         if self.stop.is_set():
@@ -95,9 +103,15 @@ class Session:
             )
         summary = summarise(run)
         resources = collect(samples, began_at=run.began_at, duration_sec=run.duration_sec)
-        notes = (*list_notes(summary), *_note_others(resources, run))
+        notes = (*list_notes(summary), *_note_others(resources, run), *_note_missing(resources))
         return Measurement(
-            label=label, instances=instances, run=run, summary=summary, resources=resources, notes=notes
+            label=label,
+            group=group,
+            instances=instances,
+            run=run,
+            summary=summary,
+            resources=resources,
+            notes=notes,
         )
 
     async def _warm_up(self, label: str, nonce: str) -> None:
@@ -107,6 +121,10 @@ class Session:
         failed = [one.failure for one in run.outcomes if one.failure is not None]
         if failed and len(failed) == len(run.outcomes):
             raise explain_failure(self.endpoint, failed[0])
+
+
+def _note_missing(resources: Resources) -> list[str]:
+    return [f"CPU, MEMORY AND GPU USE WERE NOT MEASURED: {resources.missing}."] if resources.missing else []
 
 
 def _note_others(resources: Resources, run: Run) -> list[str]:

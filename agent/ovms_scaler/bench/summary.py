@@ -12,8 +12,7 @@ from ovms_scaler.bench.statistics import Spread, describe, percentile
 
 # From which share of a core on a process of the client has no time left for its own clock.
 _BUSY_SHARE = 0.85
-# How late a client may be beside what it measures: 5 % of the median time to the first token, and never less
-# than this.
+# How late a client may be: 5 % of the same figure of the time to the first token, and this in any case.
 _LATE_SHARE, _LATE_SEC = 0.05, 0.01
 _ENOUGH_FOR_P99 = 100
 
@@ -146,16 +145,18 @@ def judge_client(
     lag = percentile(lags, 99) if lags else None
     late = percentile(lates, 99) if lates else None
     busiest = max((one.cpu_share for one in workers), default=None)
-    allowed = max(_LATE_SEC, _LATE_SHARE * ttft.median if ttft is not None else 0.0)
+    mean_late = sum(lates) / len(lates) if lates else 0.0
     limit = ""
     if any(_is_lost(one) for one in outcomes):
         limit = "one of its processes died"
     elif busiest is not None and busiest > _BUSY_SHARE:
         limit = f"its busiest process used {busiest:.0%} of a core"
-    elif late is not None and late > allowed:
+    elif mean_late > _allowed(ttft.mean if ttft else 0.0):
+        limit = f"requests were sent {mean_late * 1000:.0f} ms late on average"
+    elif late is not None and late > _allowed(ttft.p99 if ttft else 0.0):
         limit = f"1 % of the requests were sent {late * 1000:.0f} ms late or more"
-    elif lag is not None and lag > allowed:
-        limit = f"it was {lag * 1000:.0f} ms late or more in reading, 1 % of the time"
+    elif lag is not None and lag > _allowed(ttft.p99 if ttft else 0.0):
+        limit = f"it read answers {lag * 1000:.0f} ms late or more for 1 % of the time"
     return ClientLoad(
         workers=len(workers),
         cores=sum(one.cpu_share for one in workers),
@@ -164,6 +165,10 @@ def judge_client(
         late_p99_sec=late,
         limit=limit,
     )
+
+
+def _allowed(measured_sec: float) -> float:
+    return max(_LATE_SEC, _LATE_SHARE * measured_sec)
 
 
 def list_notes(summary: Summary) -> list[str]:
@@ -177,18 +182,18 @@ def list_notes(summary: Summary) -> list[str]:
         )
     if summary.is_interrupted:
         notes.append(
-            f"INTERRUPTED after {summary.duration_sec:.1f} s: {summary.unfinished_requests} requests "
-            "are missing."
+            f"INTERRUPTED: {summary.unfinished_requests} requests are missing, after "
+            f"{summary.duration_sec:.1f} s."
         )
     count = summary.successful_requests
     if 0 < count < _ENOUGH_FOR_P99:
         notes.append(
-            f"P99 is hardly more than the slowest of {count} requests: it takes "
+            f"FEW REQUESTS: P99 is hardly more than the slowest of {count}; it takes "
             f"--num-prompts {_ENOUGH_FOR_P99} or more."
         )
     if summary.tokens_per_event is not None and not 0.95 <= summary.tokens_per_event <= 1.05:
         notes.append(
-            f"The server sends {summary.tokens_per_event:.2f} tokens in one event: ITL is the time between "
+            f"SEVERAL TOKENS IN ONE EVENT: {summary.tokens_per_event:.2f} on average. ITL is the time between "
             "events, TPOT that of a token."
         )
     return notes

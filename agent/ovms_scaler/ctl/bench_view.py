@@ -98,10 +98,7 @@ def _curve_table(curve: Document) -> RenderableType:
 
 
 def _show_warnings(document: Document) -> None:
-    several = len(document["measurements"]) > 1
-    for one in document["measurements"]:
-        before = f"{one['label']}: " if several and one["label"] else ""
-        tables.show(*_sentences([f"{before}{text}" for text in one["notes"]], "bold yellow"))
+    tables.show(*_sentences(document["notes"], "bold yellow"))
     if document["trouble"]:
         tables.show(cell("Ended early:", "bold red"), indented(document["trouble"]))
     for text in document["left"]:

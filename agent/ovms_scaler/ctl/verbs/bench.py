@@ -141,10 +141,11 @@ _CONCURRENCY = 32
 def bench(*, html: Path | None, as_json: bool, **options: Any) -> Exit:
     """Measure the front under a load of its own.
 
-    Asks for streamed chat completions as clients would. Reports throughput, time to the first token, time per token and latencies as
-    vLLM's benchmark does, what the machine did meanwhile, and every failed request.
-    Times count from when a request was to be sent. Prompts are new in each run, so
-    that no prefix cache helps. Ends with 1 if requests failed.
+    Asks for streamed chat completions, as clients would. Reports throughput, time to
+    the first token, time per token and latencies as vLLM's benchmark does, what the
+    machine did meanwhile, and every failed request. Times count from when a request
+    was to be sent. Prompts are new in each run, so that no prefix cache helps. Ends
+    with 1 if requests failed.
 
     Clients get the same engines meanwhile. --scale drains instances, and takes them
     into use again whatever happens. --compare and --against-whole change the
