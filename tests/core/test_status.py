@@ -167,6 +167,7 @@ def test_status_before_anything_is_known() -> None:
             "old_workers": 0,
             "cut_requests": 0,
             "listen": [],
+            "endpoints": [],
         },
         "config": {"file": "/c", "error": "not there"},
         "warnings": [],
