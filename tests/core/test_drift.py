@@ -182,7 +182,7 @@ def test_what_an_environment_holds_is_not_shown() -> None:
 
 
 def test_what_could_not_be_looked_at_is_no_drift() -> None:
-    unknown = dict.fromkeys(
+    unknown: dict[str, Any] = dict.fromkeys(
         ("environment", "memory", "listening", "render_nodes", "open_files", "cpuset_cpus", "cpuset_nodes")
     )
     assert find(**unknown) == ()

@@ -46,11 +46,11 @@ def test_copied_process_is_read(root: Path) -> None:
     view = read_view(4711, root)
     assert view is not None
     assert [(one.tid, one.name, one.cpus) for one in view.threads] == [
-        (4711, "ovms", {0, 1, 2, 3}),
-        (4712, "ovms", {2}),
+        (4711, "ovms", frozenset({0, 1, 2, 3})),
+        (4712, "ovms", frozenset({2})),
     ]
     assert view.cgroup == "/ovms.slice/ovms@chat-numa0.service"
-    assert (view.cpuset_cpus, view.cpuset_nodes) == ({0, 1, 2, 3}, {0})
+    assert (view.cpuset_cpus, view.cpuset_nodes) == (frozenset({0, 1, 2, 3}), frozenset({0}))
     assert view.argv == ("/opt/ovms/bin/ovms", "--rest_port", "8003")
     assert (view.open_files, view.environment) == (4096, {"HOME": "/var/cache"})
     assert view.render_nodes == ("/dev/dri/renderD129",)
