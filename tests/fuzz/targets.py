@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from fuzz import specs
 from fuzz.control import open_control
 from fuzz.driver import ODD, Target, damaged
+from fuzz.engine_metrics import open_engine_metrics
 from fuzz.journal import open_journal
 from fuzz.written import assert_harmless
 from ovms_scaler.config import Config, read_config, restore_config
@@ -360,6 +361,7 @@ TARGETS = {
         ),
         Target(name="api_keys", about="files of API keys", inputs=KEYS, open=open_api_keys),
         open_control(),
+        open_engine_metrics(),
         open_journal(),
     )
 }
