@@ -28,6 +28,7 @@ ARROWS = {
     "daemon": {"config", "core", "errors", "host", "log", "offline", "page"},
     "first": {"config", "core", "errors", "host", "offline"},
     "known": {"core", "errors", "host"},
+    "versions": {"config", "core", "errors", "host"},
     "history": {"config", "core", "errors", "host", "offline"},
     "doctor": {"config", "core", "errors", "host", "offline", "releases"},
     "ctl": {
@@ -42,6 +43,7 @@ ARROWS = {
         "offline",
         "releases",
         "verification",
+        "versions",
     },
     "__main__": {"daemon"},
     "__init__": set[str](),

@@ -7,6 +7,7 @@ from dataclasses import replace
 import world
 from world import World
 
+from ovms_scaler import __version__
 from ovms_scaler.core.facts import Facts
 from ovms_scaler.core.instance import Instance
 from ovms_scaler.core.plan import plan
@@ -157,6 +158,7 @@ def test_status_before_anything_is_known() -> None:
         None, Facts(), None, {}, config_file="/c", config_error="not there", problems=(), observed_sec=4.5
     )
     assert status == {
+        "version": __version__,
         "instances": [],
         "pools": [],
         "proxy": {

@@ -35,8 +35,10 @@ def shells(tmp_path: Path, agent: FakeAgent) -> Shells:
 @pytest.mark.parametrize("shell", PLACES)
 def test_scripts_are_those_of_the_verbs_as_they_are(shell: str, ctl: Ctl) -> None:
     written = ctl("completion", shell).out
-    remedy = f"python3 -m ovms_scaler.ctl completion {shell} >{PLACES[shell].relative_to(shell_lab.SCRIPTS.parents[1])}"
-    assert PLACES[shell].read_text() == written, remedy
+    place = PLACES[shell].relative_to(shell_lab.SCRIPTS.parents[1])
+    assert (shell_lab.SCRIPTS.parents[1] / place).read_text() == written, (
+        f"python3 -m ovms_scaler.ctl completion {shell} >{place}"
+    )
 
 
 def words_of(verb: Verb) -> list[str]:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ovms_scaler import __version__
 from ovms_scaler.core.cpulist import format_cpu_list
 from ovms_scaler.core.facts import Facts
 from ovms_scaler.core.fronts import endpoints_of
@@ -68,6 +69,7 @@ def status_document(
     instances = _instances(target, facts, plan, since) if plan is not None else []
     proxy = facts.proxy
     return {
+        "version": __version__,
         "instances": instances,
         "pools": _pools(target) if target is not None else [],
         "proxy": {

@@ -59,6 +59,11 @@ def cell(value: object, style: str = "") -> Text:
     return Text("-" if value is None or value == "" else printable(str(value)), style=style)
 
 
+def text(value: str, style: str = "") -> Text:
+    """Text as it is, also when it is empty."""
+    return Text(printable(value), style=style)
+
+
 def indented(text: str, style: str = "", *, by: int = 2) -> Padding:
     """A sentence that keeps its indentation when it is wrapped."""
     return Padding(cell(text, style), (0, 0, 0, by), expand=False)

@@ -33,10 +33,11 @@ def run_program(
     user: Account | None = None,
     environment: Mapping[str, str] | None = None,
     errors: bool = True,
+    timeout_sec: float | None = None,
 ) -> Ran:
     """Run the program of that absolute path below ``root`` to its end; ``errors`` are read along.
 
-    Whoever cannot wait for ever calls this in ``run_apart``.
+    Whoever cannot wait for ever gives a time, or calls this in ``run_apart``.
     """
     other = user is not None and user.uid != os.geteuid()
     try:
@@ -48,10 +49,13 @@ def run_program(
             env=_ENVIRONMENT | dict(environment or {}),
             cwd="/",
             check=False,
+            timeout=timeout_sec,
             user=user.uid if other and user is not None else None,
             group=user.gid if other and user is not None else None,
             extra_groups=list(user.groups) if other and user is not None else None,
         )
+    except subprocess.TimeoutExpired:
+        return Ran(status=None, refused=f"it did not end within {timeout_sec:g} seconds")
     except OSError as error:
         return Ran(status=None, refused=error.strerror or str(error))
     return Ran(status=done.returncode, output=done.stdout.decode(errors="replace"))

@@ -59,7 +59,7 @@ complete -c ovms-scalerctl -n '__ovms_scalerctl_at 0' -a pause -d 'Have the agen
 complete -c ovms-scalerctl -n '__ovms_scalerctl_at 0' -a resume -d 'Have the agent act again after pause'
 complete -c ovms-scalerctl -n '__ovms_scalerctl_at 0' -a engine -d 'Install releases of OVMS, and go from one to another'
 complete -c ovms-scalerctl -n '__ovms_scalerctl_at 0' -a bench -d 'Measure the front under a load of its own'
-complete -c ovms-scalerctl -n '__ovms_scalerctl_at 0' -a version -d 'Show the version'
+complete -c ovms-scalerctl -n '__ovms_scalerctl_at 0' -a version -d 'Show versions: of this program, the agent, OVMS, nginx, systemd and Python'
 complete -c ovms-scalerctl -n '__ovms_scalerctl_at 0' -l version -d 'Show the version and exit'
 complete -c ovms-scalerctl -n '__ovms_scalerctl_at 0' -s h -l help -d 'Show what it does, with an example'
 
@@ -90,10 +90,12 @@ complete -c ovms-scalerctl -n '__ovms_scalerctl_in plan' -s h -l help -d 'Show w
 complete -c ovms-scalerctl -n '__ovms_scalerctl_in render' -l config -r -F -d 'Configuration; config.d/*.toml beside it is read too'
 complete -c ovms-scalerctl -n '__ovms_scalerctl_in render' -l sysroot -x -a '(__fish_complete_directories)' -d 'Look at DIR/sys and DIR/proc in place of this machine\'s (a copied host)'
 complete -c ovms-scalerctl -n '__ovms_scalerctl_in render' -l output -x -a '(__fish_complete_directories)' -d 'Where to write: an empty directory, or one that was rendered to before'
+complete -c ovms-scalerctl -n '__ovms_scalerctl_in render' -l json -d 'Print JSON for programs'
 complete -c ovms-scalerctl -n '__ovms_scalerctl_in render' -s h -l help -d 'Show what it does, with an example'
 
 complete -c ovms-scalerctl -n '__ovms_scalerctl_at 0 check-config' -F -d 'FILE'
 complete -c ovms-scalerctl -n '__ovms_scalerctl_in check-config' -l sysroot -x -a '(__fish_complete_directories)' -d 'Look at DIR/sys and DIR/proc in place of this machine\'s (a copied host)'
+complete -c ovms-scalerctl -n '__ovms_scalerctl_in check-config' -l json -d 'Print JSON for programs'
 complete -c ovms-scalerctl -n '__ovms_scalerctl_in check-config' -s h -l help -d 'Show what it does, with an example'
 
 complete -c ovms-scalerctl -n '__ovms_scalerctl_at 0 verify' -a '(__ovms_scalerctl_names names)' -d 'INSTANCE|POOL'
@@ -239,4 +241,6 @@ complete -c ovms-scalerctl -n '__ovms_scalerctl_in bench' -l html -r -F -d 'Writ
 complete -c ovms-scalerctl -n '__ovms_scalerctl_in bench' -l json -d 'Print JSON for programs'
 complete -c ovms-scalerctl -n '__ovms_scalerctl_in bench' -s h -l help -d 'Show what it does, with an example'
 
+complete -c ovms-scalerctl -n '__ovms_scalerctl_in version' -l config -r -F -d 'Configuration; config.d/*.toml beside it is read too'
+complete -c ovms-scalerctl -n '__ovms_scalerctl_in version' -l json -d 'Print JSON for programs'
 complete -c ovms-scalerctl -n '__ovms_scalerctl_in version' -s h -l help -d 'Show what it does, with an example'

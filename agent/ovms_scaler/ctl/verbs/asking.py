@@ -27,13 +27,15 @@ def status(*, as_json: bool, again: bool, socket: Path) -> Exit:
       ovms-scalerctl status --json | jq '.instances[].state'
     """
     from ovms_scaler.core.news import is_good
+    from ovms_scaler.ctl.busy import busy
     from ovms_scaler.ctl.client import read_status
 
     if again:
         from ovms_scaler.ctl.watch import watch
 
         watch(lambda: read_status(socket), as_json=as_json)
-    document = read_status(socket)
+    with busy("waiting for the agent's answer"):
+        document = read_status(socket)
     if as_json:
         output.show_json(document)
     else:

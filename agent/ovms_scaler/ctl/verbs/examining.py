@@ -75,7 +75,7 @@ def doctor(
     socket: Path,
     root: Path,
 ) -> Exit:
-    """Look for what goes wrong in practice, and say what to do about it.
+    """Look for what goes wrong in practice, and say what helps.
 
     Changes nothing, and works with and without the agent. Best as root: what
     others may not see is not known then. All checks are made, or those that are

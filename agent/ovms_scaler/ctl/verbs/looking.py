@@ -21,9 +21,11 @@ def topology(*, sysroot: Path, as_json: bool) -> Exit:
       ovms-scalerctl topology
       ovms-scalerctl topology --sysroot /tmp/copied-host --json
     """
+    from ovms_scaler.ctl.busy import busy
     from ovms_scaler.offline import read_machine
 
-    found = read_machine(sysroot)
+    with busy("looking at the machine"):
+        found = read_machine(sysroot)
     if as_json:
         from ovms_scaler.core.topology import topology_document
 
@@ -53,13 +55,15 @@ def plan(*, config_file: Path, sysroot: Path, as_json: bool, diff: bool) -> Exit
       ovms-scalerctl plan --config new.toml --no-diff
     """
     from ovms_scaler.config import read_config
+    from ovms_scaler.ctl.busy import busy
     from ovms_scaler.ctl.changes import list_actions, list_changes, plan_document
     from ovms_scaler.offline import preview
 
-    config = read_config(config_file)
-    found = preview(config, sysroot)
-    changes = list_changes(found)
-    actions = list_actions(found, changes)
+    with busy("looking at the machine and the models"):
+        config = read_config(config_file)
+        found = preview(config, sysroot)
+        changes = list_changes(found)
+        actions = list_actions(found, changes)
     if as_json:
         output.show_json(plan_document(found, actions))
     else:
@@ -80,7 +84,8 @@ def plan(*, config_file: Path, sysroot: Path, as_json: bool, diff: bool) -> Exit
     metavar="DIR",
     help="Where to write: an empty directory, or one that was rendered to before.",
 )
-def render(*, config_file: Path, sysroot: Path, directory: Path) -> Exit:
+@json_option
+def render(*, config_file: Path, sysroot: Path, directory: Path, as_json: bool) -> Exit:
     """Write every file that the agent would write below DIR.
 
     The proxy's files are as with every instance in rotation. What is known only
@@ -93,11 +98,18 @@ def render(*, config_file: Path, sysroot: Path, directory: Path) -> Exit:
       diff -r /run/systemd/system /tmp/new/run/systemd/system
     """
     from ovms_scaler.config import read_config
+    from ovms_scaler.ctl.busy import busy
+    from ovms_scaler.ctl.judgement import list_warnings
     from ovms_scaler.offline import preview_target, render_files, write_rendered
 
-    target, warnings = preview_target(read_config(config_file), sysroot)
-    written = write_rendered(directory, render_files(target))
-    for warning in (*target.warnings, *warnings):
+    with busy("rendering"):
+        target, more = preview_target(read_config(config_file), sysroot)
+        written = write_rendered(directory, render_files(target))
+    warnings = list_warnings(target, more)
+    if as_json:
+        output.show_json({"files": list(written), "warnings": warnings})
+        return Exit.good
+    for warning in warnings:
         output.complain(f"warning: {warning}")
     for path in written:
         output.show(path)
@@ -109,7 +121,8 @@ def render(*, config_file: Path, sysroot: Path, directory: Path) -> Exit:
     "config_file", type=click.Path(path_type=Path, readable=False), default=CONFIG, metavar="[FILE]"
 )
 @sysroot_option
-def check_config(*, config_file: Path, sysroot: Path) -> Exit:
+@json_option
+def check_config(*, config_file: Path, sysroot: Path, as_json: bool) -> Exit:
     """Say whether the agent would accept a configuration.
 
     It is judged as on this machine, whose nodes and ports it has to fit. Every
@@ -122,14 +135,25 @@ def check_config(*, config_file: Path, sysroot: Path) -> Exit:
       ovms-scalerctl check-config new.toml
     """
     from ovms_scaler.config import read_config
+    from ovms_scaler.ctl.busy import busy
+    from ovms_scaler.ctl.judgement import config_document, list_warnings
+    from ovms_scaler.errors import ConfigError
     from ovms_scaler.offline import preview_target
 
-    config = read_config(config_file)
-    target, warnings = preview_target(config, sysroot)
-    problems = dict.fromkeys((one.problem, one.hint) for one in target.instances if one.problem)
-    for problem, hint in problems:
-        output.complain(f"warning: would not be started: {problem}" + (f"\n  hint: {hint}" if hint else ""))
-    for warning in (*target.warnings, *warnings):
+    try:
+        with busy("looking at the machine and the models"):
+            config = read_config(config_file)
+            target, more = preview_target(config, sysroot)
+    except ConfigError as error:
+        if not as_json:
+            raise
+        output.show_json(config_document(error.problems, ()))
+        return Exit.bad_news
+    warnings = list_warnings(target, more)
+    if as_json:
+        output.show_json(config_document((), warnings))
+        return Exit.good
+    for warning in warnings:
         output.complain(f"warning: {warning}")
     pools, instances = len(config.spec.pool), len(target.instances)
     output.show(f"{config_file}: good; pools: {pools}, instances: {instances}")

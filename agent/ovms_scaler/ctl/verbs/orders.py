@@ -18,8 +18,10 @@ name_argument = click.argument("name", metavar="INSTANCE|POOL")
 
 def _give(verb: str, body: dict[str, object], socket: Path, *, wait: bool, as_json: bool, said: str) -> Exit:
     from ovms_scaler.ctl import client
+    from ovms_scaler.ctl.busy import busy
 
-    answer = client.order(socket, verb, body)
+    with busy("waiting for the agent's answer"):
+        answer = client.order(socket, verb, body)
     if wait:
         from ovms_scaler.ctl.waiting import wait_until_done
 
@@ -49,8 +51,10 @@ def reload(*, allow_outage: bool, wait: bool, as_json: bool, socket: Path) -> Ex
       ovms-scalerctl reload --allow-outage
     """
     from ovms_scaler.ctl import client
+    from ovms_scaler.ctl.busy import busy
 
-    answer = client.reload(socket, allow_outage=allow_outage)
+    with busy("waiting for the agent to judge the configuration"):
+        answer = client.reload(socket, allow_outage=allow_outage)
     if wait:
         from ovms_scaler.ctl.waiting import wait_until_done
 

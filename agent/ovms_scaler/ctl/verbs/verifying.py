@@ -16,7 +16,7 @@ from ovms_scaler.ctl.options import config_option, json_option, socket_option
 @config_option
 @socket_option
 def verify(*, name: str | None, as_json: bool, config_file: Path, socket: Path) -> Exit:
-    """Compare what systemd, the kernel and the proxy say with the plan.
+    """Compare what systemd, kernel and proxy say with the plan.
 
     Of each instance: its threads' CPUs and memory nodes, where its memory really
     is, its control group, what systemd read in its files and the files themselves,
