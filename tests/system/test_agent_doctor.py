@@ -12,7 +12,7 @@ from lab.image import Image
 from system import agent_host
 from system.agent_host import Document
 
-# The lab's hosts are containers on machines that keep this controller for themselves.
+# The lab's hosts are containers on machines that keep controllers for themselves.
 LACKING = ("--skip", "cgroups")
 COPY = "/srv/models/copy"
 GRAPH = """\
@@ -50,10 +50,10 @@ class Plant:
 PLANTS = {
     "misspelled key": Plant(
         check="configuration",
-        config=agent_host.pool(keys='modle = "x"'),
-        subject="pool[0].modle",
-        remedy="model",
-        mend="sed -i /modle/d /root/doctor.toml",
+        config=agent_host.pool(keys="instance_per_node = 2"),
+        subject="pool[0].instance_per_node",
+        remedy="instances_per_node",
+        mend="sed -i /instance_per/d /root/doctor.toml",
     ),
     "engine not unpacked": Plant(
         check="engine-program",
@@ -214,11 +214,9 @@ PLANTS = {
     ),
     "unit files not read": Plant(
         check="units",
-        make="mkdir -p /etc/systemd/system/ovms-scaler.service.d && "
-        "echo '# nothing' >/etc/systemd/system/ovms-scaler.service.d/own.conf",
+        make="touch /lib/systemd/system/ovms-scaler.service",
         subject="ovms-scaler.service",
         remedy="systemctl daemon-reload",
-        clear="rm -r /etc/systemd/system/ovms-scaler.service.d && systemctl daemon-reload",
         result="warning",
     ),
     "not started at boot": Plant(

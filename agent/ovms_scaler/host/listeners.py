@@ -101,11 +101,21 @@ def read_processes(root: Path = Path("/")) -> tuple[Process, ...]:
             text = (root / "proc" / str(pid) / "status").read_text(errors="replace")
             fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
             cpus = parse_cpu_list(fields["Cpus_allowed_list"])
+            arguments = _read_arguments(pid, root)
         except (OSError, KeyError, InputError):
             continue
         if "VmSize" not in fields:
             continue  # a thread of the kernel, or a zombie
         unit = read_unit(pid, root)
         if not unit.startswith("ovms@"):
-            found.append(Process(pid=pid, name=fields.get("Name", "?").strip(), unit=unit, cpus=cpus))
+            name = fields.get("Name", "?").strip()
+            found.append(Process(pid=pid, name=name, unit=unit, cpus=cpus, arguments=arguments))
     return tuple(reversed(found))
+
+
+def _read_arguments(pid: int, root: Path) -> tuple[str, ...]:
+    """The command line; empty where it cannot be seen. Raises OSError for a process that has gone."""
+    try:
+        return tuple((root / "proc" / str(pid) / "cmdline").read_text(errors="replace").split("\0")[:-1])
+    except FileNotFoundError:
+        return ()

@@ -17,6 +17,7 @@ class Process:
     name: str
     unit: str
     cpus: frozenset[int]
+    arguments: tuple[str, ...] = ()
 
 
 def judge_cores(
@@ -54,7 +55,10 @@ def _remedy(key: str, process: Process, common: str) -> str:
 
 
 def judge_engines(processes: Iterable[Process], engine: str) -> tuple[Finding, ...]:
-    """Engines that somebody else started; the kernel cuts names to 15 characters."""
+    """Engines that somebody else started, but for those that only tell their version, as to this program.
+
+    The kernel cuts names to 15 characters.
+    """
     check = "other-engines"
     found = [
         warning(
@@ -65,6 +69,6 @@ def judge_engines(processes: Iterable[Process], engine: str) -> tuple[Finding, .
             f"systemctl disable --now {one.unit}" if one.unit.endswith(".service") else f"kill {one.pid}",
         )
         for one in processes
-        if one.name == engine[:15]
+        if one.name == engine[:15] and "--version" not in one.arguments
     ]
     return or_good(found, check, "engines", "none runs beside those of the agent")

@@ -81,7 +81,10 @@ def judge_version(text: str) -> Finding:
 def judge_units(units: Iterable[Unit]) -> tuple[Finding, ...]:
     check, found = "units", []
     for unit in units:
-        if unit.load_state == "masked":
+        if unit.load_state == "masked" and unit.name.startswith("ovms@"):
+            reason = "it is masked: its instance is not started"
+            found.append(warning(check, unit.name, reason, f"systemctl unmask {unit.name}"))
+        elif unit.load_state == "masked":
             found.append(bad(check, unit.name, "it is masked", f"systemctl unmask {unit.name}"))
         elif unit.load_state == "not-found":
             reason = "systemd has no such unit, which the package brings"
