@@ -191,7 +191,7 @@ async def test_hosts_that_are_this_machine(host: str) -> None:
     "host",
     [
         "evil.example", "evil.example:8002", "localhost.evil.example", "127.0.0.1.evil.example", "192.0.2.1",
-        "0.0.0.0", "0", "2130706433", "[::]", "[::ffff:127.0.0.1", "localhost:", "localhost:8002:1", "",
+        "0.0.0.0", "0", "2130706433", "[::]", "[::ffff:127.0.0.1", "[::ffff:127.0.0.1]", "localhost:", "localhost:8002:1", "",
         "a@localhost", "127.0.0.1, evil.example", "[localhost]", "::1",
     ],
 )  # fmt: skip

@@ -67,7 +67,18 @@ def loopback_rule(text: str) -> str | None:
         return None
     if (rule := listen_rule(text)) is not None:
         return rule
-    address = text.rpartition(":")[0].strip("[]")
-    if not address or not ipaddress.ip_address(address).is_loopback:
+    if not is_loopback(text.rpartition(":")[0].strip("[]")):
         return f"must be ADDRESS:PORT with an address of the loopback, 127.0.0.1 or [::1], not {text!r}"
     return None
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address, without brackets, is one of 127.0.0.0/8 or ::1; no other spelling of these counts.
+
+    From Python 3.13 on is_loopback is also true of ::ffff:127.0.0.1.
+    """
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return parsed.is_loopback if parsed.version == 4 else parsed == ipaddress.IPv6Address("::1")

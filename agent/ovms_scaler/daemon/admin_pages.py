@@ -2,7 +2,6 @@
 """What the admin listener answers: documents, metrics and the page. Nothing can be changed here."""
 
 import asyncio
-import ipaddress
 import re
 import socket
 import time
@@ -15,6 +14,7 @@ from aiohttp import web
 from ovms_scaler import __version__
 from ovms_scaler.core.status import Document
 from ovms_scaler.core.topology import Topology, topology_document
+from ovms_scaler.core.values import is_loopback
 from ovms_scaler.daemon.events import Events
 from ovms_scaler.errors import HostError, InputError
 
@@ -148,10 +148,7 @@ def is_ours(host: str) -> bool:
         return False
     if found["name"] and found["name"].lower() == "localhost":
         return True
-    try:
-        return ipaddress.ip_address(found["v6"] or found["name"]).is_loopback
-    except ValueError:
-        return False
+    return is_loopback(found["v6"] or found["name"])
 
 
 @web.middleware
