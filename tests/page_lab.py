@@ -19,6 +19,7 @@ from ovms_scaler.core.topology import Gpu, Node, Topology, topology_document
 Overview = dict[str, Any]
 AT = 1785117127.0  # 27 July 2026, 01:52:07 UTC
 WINDOW_SEC = 10.0
+MODEL = "meta-llama/Meta-Llama-3-8B-Instruct"
 B580_BYTES = 12 * GIB - 72 * 1024**2
 CHAT: Mapping[str, object] = {"name": "chat", "listen": "8000"}
 FAST: Mapping[str, object] = {"name": "fast", "listen": "8000", "placement": "gpu"}
@@ -68,6 +69,12 @@ def overview(topology: Topology, *pools: Mapping[str, object]) -> Overview:
             "proxy": {
                 "generation": "5d0c1a7e93b4f286", "state": "active", "error": "", "waits": "",
                 "old_workers": 0, "cut_requests": 0, "listen": ["8000"],
+                "endpoints": [
+                    {
+                        "upstream": "chat", "serves": MODEL, "url": "http://127.0.0.1:8000/v3",
+                        "needs_api_key": False,
+                    }
+                ],
             },
             "config": {"file": "/etc/ovms-scaler/config.toml", "error": ""},
             "warnings": [],
@@ -100,16 +107,16 @@ def _status(instance: Instance, weight: int, number: int) -> Overview:
 
 def _measures(topology: Topology, instances: tuple[Instance, ...]) -> Overview:
     own = [_measured(one, number) for number, one in enumerate(instances)]
-    rate, flying = (sum(one[key] for one in own) for key in ("requests_per_sec", "in_flight"))
     by_node = {
         node.id: sum(one["memory_by_node"].get(str(node.id), 0) for one in own) for node in topology.nodes
     }
     return {
         "at": AT,
         "window_sec": WINDOW_SEC,
-        "front": {
-            "requests_per_sec": round(rate, 1), "errors_per_sec": 0.0, "rejected_per_sec": 0.0,
-            "in_flight": flying, "ttfb_sec": {"median": 0.214, "p99": 1.38}, "requests_total": 1204332,
+        "front": _sums(own)
+        | {
+            "errors_per_sec": 0.0, "rejected_per_sec": 0.0,
+            "ttfb_sec": {"median": 0.214, "p99": 1.38}, "requests_total": 1204332,
             "errors_total": 3, "rejected_total": 0, "retried_total": 2,
         },
         "instances": own,
@@ -129,6 +136,10 @@ def _measures(topology: Topology, instances: tuple[Instance, ...]) -> Overview:
             for number, gpu in enumerate(topology.gpus)
         ],
     }  # fmt: skip
+
+
+def _sums(instances: list[Overview]) -> Overview:
+    return {key: round(sum(one[key] for one in instances), 1) for key in ("requests_per_sec", "in_flight")}
 
 
 def _measured(instance: Instance, number: int) -> Overview:
@@ -178,12 +189,12 @@ def change(document: Overview, name: str, **changes: object) -> Overview:
     entry |= {"in_rotation": False, "since": AT - 134.0} | changes
     (measured,) = (one for one in document["measures"]["instances"] if one["id"] == name)
     if not entry["in_rotation"]:
-        nothing = {"median": None, "p99": None}
-        measured |= {"requests_per_sec": 0.0, "in_flight": 0, "ttfb_sec": nothing, "cpu_cores": None}
+        measured |= {"requests_per_sec": 0.0, "in_flight": 0, "ttfb_sec": None, "cpu_cores": None}
         measured |= {"memory_bytes": None, "memory_by_node": None, "gpus": []}
         for gpu in document["measures"]["gpus"]:
             if gpu["address"] in entry["gpus"]:
                 gpu |= {"busy_share": 0.0, "memory_used_bytes": 0}
+    document["measures"]["front"] |= _sums(document["measures"]["instances"])
     return document
 
 
@@ -297,13 +308,19 @@ def sixteen_with_faults() -> Overview:
         reason="requests in flight and no progress for 60 s",
         hint=f"journalctl -u ovms@{names[3]}.service",
     )
+    _trouble_the_whole(document, names[3])
+    return document
+
+
+def _trouble_the_whole(document: Overview, ejected: str) -> None:
+    """A refused file, a warning, what clients have of it, and what led there."""
     status, front = document["status"], document["measures"]["front"]
     status["config"]["error"] = (
         'config.toml: pool[0].placement: must be one of "numa", "gpu", "hetero", "whole", not "nmua"\n'
         '  hint: did you mean "numa"?'
     )
     status["warnings"] = ["reserve_cpus has CPUs 0,192 only: the agent and the proxy run there, too"]
-    status["actions"] = [f"restart ovms@{names[3]}.service"]
+    status["actions"] = [f"restart ovms@{ejected}.service"]
     front |= {"errors_per_sec": 0.4, "rejected_per_sec": 2.1, "errors_total": 57, "rejected_total": 388}
     document["measures"]["instances"][3] |= {"errors_per_sec": 0.4}
     document["events"]["events"] += [
@@ -317,11 +334,10 @@ def sixteen_with_faults() -> Overview:
                 ("error", "chat-numa0", "quarantined", "it kept failing and is not started again"),
                 ("info", "chat-numa2", "draining", "drained by the administrator"),
                 ("info", "chat-numa2", "drained", "drained by the administrator"),
-                ("warning", names[3], "ejected", "requests in flight and no progress for 60 s"),
+                ("warning", ejected, "ejected", "requests in flight and no progress for 60 s"),
             ]
         )
     ]  # fmt: skip
-    return document
 
 
 def unreachable() -> Overview:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serves the status page of an overview that tests change while browsers look."""
+"""Serves the status page as the agent does, of an overview that tests change while browsers look."""
 
 import asyncio
 import contextlib
@@ -8,6 +8,9 @@ from collections.abc import AsyncIterator, Callable
 from aiohttp import web
 from page_lab import Overview
 
+from ovms_scaler.core.status import Document
+from ovms_scaler.daemon.admin_pages import Sources, make_application
+from ovms_scaler.daemon.events import Events
 from ovms_scaler.page import CONTENT_SECURITY_POLICY, render_fragment, render_page
 
 
@@ -18,47 +21,60 @@ class PageServer:
         self.overview = overview
         self.url = ""
         self.is_silent = False
-        self.asked = asyncio.Condition()
         self.fragments = 0
+        self._asked = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
 
-    async def page(self, _request: web.Request) -> web.Response:
-        return self._answer(render_page)
+    def page(self, _real: Document) -> str:
+        return render_page(self.overview)
 
-    async def fragment(self, request: web.Request) -> web.Response:
+    def fragment(self, _real: Document) -> str:
+        # In a thread of its own, as the agent renders.
         self.fragments += 1
-        async with self.asked:
-            self.asked.notify_all()
+        self._loop.call_soon_threadsafe(self._asked.set)
         if self.is_silent:
-            assert request.transport is not None
-            request.transport.close()
-        return self._answer(render_fragment)
+            raise ConnectionResetError
+        return render_fragment(self.overview)
 
     async def until_asked(self, times: int) -> None:
         """Waits until the fragment has been asked for so often."""
-        async with self.asked:
-            await self.asked.wait_for(lambda: self.fragments >= times)
+        while self.fragments < times:
+            self._asked.clear()
+            await self._asked.wait()
 
-    def _answer(self, render: Callable[[Overview], str]) -> web.Response:
-        headers = {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "X-Content-Type-Options": "nosniff"}
-        return web.Response(
-            text=render(self.overview), content_type="text/html", charset="utf-8", headers=headers
+    def application(self) -> web.Application:
+        """The agent's own, with all its headers; of what it observes there is nothing."""
+
+        async def nothing() -> Document:
+            return {}
+
+        async def no_metrics(_accept: str) -> tuple[bytes, str]:
+            return b"", "text/plain"
+
+        return make_application(
+            Sources(
+                status=dict,
+                measures=nothing,
+                events=Events(),
+                topology=nothing,
+                metrics=no_metrics,
+                page=self.page,
+                fragment=self.fragment,
+                page_policy=CONTENT_SECURITY_POLICY,
+            )
         )
 
 
 @contextlib.asynccontextmanager
 async def serve(make: Callable[[], Overview]) -> AsyncIterator[PageServer]:
-    """On a port of the loopback, with the headers of the agent."""
+    """On a port of the loopback."""
     server = PageServer(make())
-    app = web.Application()
-    app.router.add_get("/", server.page)
-    app.router.add_get("/fragment", server.fragment)
-    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    runner = web.AppRunner(server.application(), access_log=None, handle_signals=False)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     try:
         await site.start()
-        port = runner.addresses[0][1]
-        server.url = f"http://127.0.0.1:{port}/"
+        server.url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
         yield server
     finally:
         await runner.cleanup()

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page in a browser: it is live, disturbs nobody, asks nobody else, and fits on every screen."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 
 import page_lab
 import pytest
@@ -21,6 +23,9 @@ FAILED = {"state": "failed", "reason": "it fails", "hint": "journalctl -u ovms@c
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Browser]:
+    # Made before any test, so that none is said to have left it behind.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max_workers=1))
+    await asyncio.to_thread(int)
     async with open_browser(tmp_path_factory.mktemp("browser")) as browser:
         yield browser
 

@@ -13,10 +13,16 @@ from typing import Any
 
 import page_lab
 import pytest
+import world
 from markup import Element, parse
 from page_lab import Overview
+from world import World
 
 import ovms_scaler
+from ovms_scaler.core.measures import Looks, measures_document
+from ovms_scaler.core.plan import plan
+from ovms_scaler.core.status import status_document
+from ovms_scaler.core.traffic import Traffic
 from ovms_scaler.page import CONTENT_SECURITY_POLICY, render_fragment, render_page
 
 HOSTILE = "</script></style><img src=x onerror=alert(1)>\"'&amp;<!--{{7*7}}\x00\x1b\u202e\ud800"
@@ -193,3 +199,26 @@ def test_templates_are_installed_with_the_package() -> None:
     installed = {found for pattern in patterns for found in package.glob(pattern)}
     others = {one for one in package.rglob("*") if one.is_file() and one.suffix not in (".py", ".pyc")}
     assert others == installed
+
+
+def test_made_up_documents_have_the_keys_of_real_ones() -> None:
+    """Else these tests would be about a page that nobody sees."""
+    made, host, target = page_lab.smallest(), World(), world.target()
+    host.settle(target)
+    facts = host.facts(target)
+    planned = plan(target, facts)
+    status = status_document(
+        target, facts, planned, {}, config_file="", config_error="", problems=(), observed_sec=0.0
+    )
+    for path in ((), ("proxy",), ("config",), ("orders",), ("instances", 0), ("pools", 0)):
+        assert find(made["status"], path).keys() <= find(status, path).keys()
+    measures = measures_document(target.instances, Traffic(0.0), Looks(), at=0.0, now_sec=0.0)
+    for path in ((), ("front",), ("instances", 0)):
+        assert find(made["measures"], path).keys() <= find(measures, path).keys()
+
+
+def find(document: Any, path: tuple[str | int, ...]) -> dict[str, Any]:
+    for step in path:
+        document = document[step]
+    found: dict[str, Any] = document
+    return found

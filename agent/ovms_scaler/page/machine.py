@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ovms_scaler.core.cpulist import format_cpu_list
 from ovms_scaler.core.quantities import format_bytes, format_share, format_used
 from ovms_scaler.page.cards import Card, read_cards, to_percent
+from ovms_scaler.page.cores import Core, cores_of, read_cores
 from ovms_scaler.page.marks import Mark
 from ovms_scaler.page.reading import (
     Document,
@@ -17,17 +18,7 @@ from ovms_scaler.page.reading import (
     read_number,
     read_table,
     read_text,
-    read_texts,
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Core:
-    """A physical core: ``mark`` is whose it is; if nobody's, ``kind`` is "free", "isolated" or "closed"."""
-
-    cpus: str
-    mark: Mark | None
-    kind: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,12 +77,18 @@ class Machine:
 
 def read_machine(topology: Document, measures: Document, marks: Sequence[Mark]) -> Machine:
     """The drawing of a topology document, with what measures say of it."""
-    cards = read_cards(topology, measures, marks)
-    holders = _holders(topology, marks)
-    nodes = [
-        _read_node(entry, topology, measures, holders, marks, cards)
-        for entry in read_list(topology, "nodes")
-    ]
+    cores = read_cores(topology, marks)
+    cards = read_cards(topology, measures, marks, cores)
+    measured = {read_id(one, "id"): one for one in read_list(measures, "nodes")}
+    memory = {
+        read_text(one, "id"): read_table(one, "memory_by_node") for one in read_list(measures, "instances")
+    }
+    nodes = []
+    for entry in read_list(topology, "nodes"):
+        number, cpus = read_id(entry, "id"), read_cpus(entry, "cpus")
+        own = {mark: read_number(memory.get(mark.name, {}), str(number)) or 0.0 for mark in marks}
+        beside = tuple(sorted((one for one in cards if one.node == number), key=lambda one: one.address))
+        nodes.append(_node(entry, measured.get(number, {}), cores_of(cpus, cores), own, beside))
     placed = {node.id for node in nodes}
     return Machine(
         summary=_summary(topology, nodes, cards),
@@ -101,58 +98,26 @@ def read_machine(topology: Document, measures: Document, marks: Sequence[Mark]) 
     )
 
 
-def _holders(topology: Document, marks: Iterable[Mark]) -> Mapping[int, Mark]:
-    """Whose each CPU is. One that is bound to none has what nobody else has."""
-    holders: dict[int, Mark] = {}
-    unbound = [mark for mark in marks if mark.is_unbound]
-    for mark in marks:
-        for cpu in mark.cpus:
-            holders.setdefault(cpu, mark)
-    if unbound:
-        for cpu in read_cpus(topology, "allowed"):
-            holders.setdefault(cpu, unbound[0])
-    return holders
-
-
-def _read_node(
+def _node(
     entry: Document,
-    topology: Document,
-    measures: Document,
-    holders: Mapping[int, Mark],
-    marks: Sequence[Mark],
-    cards: Sequence[Card],
+    measured: Document,
+    cores: tuple[Core, ...],
+    memory: Mapping[Mark, float],
+    cards: tuple[Card, ...],
 ) -> NodeView:
-    number, cpus = read_id(entry, "id"), read_cpus(entry, "cpus")
-    cores = _cores(cpus, topology, holders)
-    measured = next((one for one in read_list(measures, "nodes") if read_id(one, "id") == number), {})
     share = read_number(measured, "cpu_share")
-    own = tuple(sorted((card for card in cards if card.node == number), key=lambda card: card.address))
     return NodeView(
-        id=number,
-        title=f"Node {number}",
-        cpus=format_cpu_list(cpus),
+        id=read_id(entry, "id"),
+        title=f"Node {read_id(entry, 'id')}",
+        cpus=format_cpu_list(read_cpus(entry, "cpus")),
         cores=cores,
-        owners=_owners(cores, own),
+        owners=_owners(cores, cards),
         cpu=None if share is None else format_share(share),
         cpu_percent=None if share is None else to_percent(share),
         memory=_memory(entry, measured),
-        memory_parts=_parts(number, entry, measured, measures, marks),
-        cards=own,
+        memory_parts=_parts(entry, measured, memory),
+        cards=cards,
     )
-
-
-def _cores(cpus: frozenset[int], topology: Document, holders: Mapping[int, Mark]) -> tuple[Core, ...]:
-    """The node's physical cores by their lowest CPU; a CPU without a known core is one by itself."""
-    isolated, allowed = read_cpus(topology, "isolated"), read_cpus(topology, "allowed")
-    known = [parse_cpus(text) & cpus for text in read_texts(topology, "cores")]
-    left = cpus - frozenset().union(*known)
-    siblings = sorted([core for core in known if core] + [frozenset({cpu}) for cpu in left], key=min)
-    cores = []
-    for core in siblings:
-        mark = next((holders[cpu] for cpu in sorted(core) if cpu in holders), None)
-        kind = "isolated" if core <= isolated else "free" if core & allowed or not allowed else "closed"
-        cores.append(Core(cpus=format_cpu_list(core), mark=mark, kind="" if mark else kind))
-    return tuple(cores)
 
 
 def _owners(cores: Iterable[Core], cards: Iterable[Card]) -> tuple[Owner, ...]:
@@ -180,19 +145,13 @@ def _memory(entry: Document, measured: Document) -> str | None:
     return f"\N{EN DASH} of {format_bytes(size)}" if used is None else format_used(used, size)
 
 
-def _parts(
-    number: int | None, entry: Document, measured: Document, measures: Document, marks: Iterable[Mark]
-) -> tuple[Part, ...]:
+def _parts(entry: Document, measured: Document, memory: Mapping[Mark, float]) -> tuple[Part, ...]:
     size = read_number(measured, "memory_bytes") or read_number(entry, "memory_bytes")
     if not size:
         return ()
-    of_instance = {
-        read_text(one, "id"): read_table(one, "memory_by_node") for one in read_list(measures, "instances")
-    }
     parts: list[Part] = []
     known = left = 0.0
-    for mark in marks:
-        own = read_number(of_instance.get(mark.name, {}), str(number)) or 0.0
+    for mark, own in memory.items():
         parts.append(_part(mark, own, size, left))
         known, left = known + own, left + parts[-1].width_percent
     others = (read_number(measured, "memory_used_bytes") or 0.0) - known

@@ -29,6 +29,14 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where a client on this host gets what."""
+
+    url: str
+    serves: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Happening:
     """One event."""
 
@@ -53,6 +61,7 @@ class View:
     machine: Machine
     rows: tuple[InstanceRow, ...]
     listen: str
+    endpoints: tuple[Endpoint, ...]
     figures: tuple[Figure, ...]
     proxy: str
     window: str
@@ -85,6 +94,10 @@ def read_view(overview: Document) -> View:
         machine=read_machine(topology, measures, marks),
         rows=rows,
         listen=", ".join(read_texts(proxy, "listen")),
+        endpoints=tuple(
+            Endpoint(url=read_text(one, "url"), serves=read_text(one, "serves"))
+            for one in read_list(proxy, "endpoints")
+        ),
         figures=_read_figures(read_table(measures, "front"), proxy),
         proxy=_describe_proxy(proxy),
         window="" if window is None else f"{window:.0f} s",
