@@ -44,7 +44,7 @@ for word in sys.argv[1:]:
     else:
         name, _, value = word.partition("=")
         groups[-1].setdefault(name, set()).add(value)
-known = {{"--quiet", "--no-pager", "--output", "--all", "--boot", "--reverse", "--lines", "--since",
+known = {{"--quiet", "--no-pager", "--output", "--all", "--reverse", "--lines", "--since",
     "--priority", "--after-cursor", "--follow", "--no-tail", "--field"}}
 if options.keys() - known:
     sys.exit(f"unrecognized option {{sorted(options.keys() - known)}}")

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's latest events: what is logged now, and what agents before it logged in this boot."""
+"""The agent's latest events: what is logged now, and what agents before it logged."""
 
 import asyncio
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ def phrases(events: Events, **query: str) -> list[str]:
     return [event["event"] for event in read(events, **query)]
 
 
-def filled(*phrases: str, most: int = 10) -> Events:
-    events = Events(most)
+def filled(*phrases: str, most: int = 10, environment: Mapping[str, str] = os.environ) -> Events:
+    events = Events(most, environment)
     for phrase in phrases:
         events.note({"event": phrase, "level": "info"})
     return events
@@ -69,16 +70,16 @@ def test_what_is_asked_wrongly_is_refused(query: dict[str, str], rule: str) -> N
 async def test_the_past_is_recalled_from_the_journal(journalctl: Journalctl) -> None:
     journalctl.holds(
         entry("agent started", version="0.1.0"),
-        entry("paused", _PID="7"),
-        {"MESSAGE": "Traceback", "_PID": "7", "__REALTIME_TIMESTAMP": "1"},
+        entry("paused", _SYSTEMD_INVOCATION_ID="beef"),
+        {"MESSAGE": "Traceback", "__REALTIME_TIMESTAMP": "1"},
         # What this process has logged is known already.
-        entry("agent started", _PID=str(os.getpid())),
+        entry("agent started", _SYSTEMD_INVOCATION_ID="c0ffee"),
     )
-    events = filled("agent started", "resumed")
+    events = filled("agent started", "resumed", environment={"INVOCATION_ID": "c0ffee"})
     await events.recall()
     assert phrases(events) == ["agent started", "paused", "agent started", "resumed"]
     (asked,) = journalctl.calls()
-    assert {"--boot", "--lines=10", "--output=json", "SYSLOG_IDENTIFIER=ovms-scaler", "_UID=0"} <= set(asked)
+    assert {"--lines=10", "--output=json", "SYSLOG_IDENTIFIER=ovms-scaler", "_UID=0"} <= set(asked)
 
 
 async def test_what_is_new_is_kept_when_the_past_is_long(journalctl: Journalctl) -> None:

@@ -35,7 +35,7 @@ def read_remembered(
     except UnreachableError as error:
         raise UnreachableError(f"cannot read the journal, and {error.message}", hint=HINT) from error
     output.complain(
-        f"{PROGRAM}: cannot read the journal; these are the latest events of this boot, from the agent\n"
+        f"{PROGRAM}: cannot read the journal; these are the latest events, as the agent remembers them\n"
         f"  hint: {HINT}"
     )
     found = [event for event in told if is_wanted(event)]

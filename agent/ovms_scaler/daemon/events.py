@@ -19,15 +19,16 @@ RECALL_SEC = 10.0
 class Events:
     """A ring of them; ``note`` is fed by structlog with every entry that is logged."""
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, most: int = MOST, environment: Mapping[str, str] = os.environ) -> None:
         self._ring: deque[dict[str, object]] = deque(maxlen=most)
+        self._invocation = environment.get("INVOCATION_ID", "")
 
     def note(self, entry: Mapping[str, object]) -> None:
         """Keep what is logged now."""
         self._ring.append(make_event(entry, at=round(time.time(), 6)))
 
     async def recall(self, *, deadline_sec: float = RECALL_SEC) -> None:
-        """Put what agents before this one logged in this boot in front.
+        """Put what agents before this one logged in front.
 
         It is read from the journal, so nothing has to be written down all the time, and an agent that was
         killed has lost nothing. Where there is no journal, there is no past.
@@ -38,8 +39,11 @@ class Events:
             )
         except HostError:
             return
-        own = str(os.getpid())
-        past = [parse_event(entry) for entry in entries if entry.get("_PID") != own]
+        past = [
+            parse_event(entry)
+            for entry in entries
+            if entry.get("_SYSTEMD_INVOCATION_ID", "?") != self._invocation
+        ]
         known = [*filter(None, past), *self._ring]
         self._ring.clear()
         self._ring.extend(known)

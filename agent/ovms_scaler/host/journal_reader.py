@@ -76,8 +76,9 @@ def read_time(text: str) -> float:
 
 
 async def read_latest(count: int, *matches: str, deadline_sec: float) -> list[dict[str, str]]:
-    """The latest entries of this boot, oldest first; without fields that are large. Raises HostError."""
-    command = _command("--boot", f"--lines={count}", *matches)
+    """The latest entries of all boots, oldest first; without fields that are large. Raises HostError."""
+    # Not --boot: in a container the id of the boot is another one within a unit's sandbox.
+    command = _command(f"--lines={count}", *matches)
     try:
         process = await asyncio.create_subprocess_exec(
             *command,

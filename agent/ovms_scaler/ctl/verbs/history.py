@@ -88,7 +88,7 @@ def events(
 
     From the journal: it needs no agent, and goes back over restarts and boots. The
     last 50 are shown, or all of those since a TIME. Who may not read the journal is
-    shown what the agent remembers of this boot.
+    shown what the agent remembers.
 
     \b
     Example:
