@@ -81,10 +81,8 @@ def parse_entries(blocks: Iterable[str], name: str) -> Iterator[Any]:
     text = _Text(blocks)
     if not text.skip_space():
         raise InputError(f"{name} is empty", hint=f"it must be {_FORM}")
-    if text.take() != "[":
-        raise InputError(
-            f"{name} is not a JSON array: it begins with {text.begin()!r}", hint=f"it must be {_FORM}"
-        )
+    if (first := text.take()) != "[":
+        raise InputError(f"{name} is not a JSON array: it begins with {first!r}", hint=f"it must be {_FORM}")
     number, following = 0, text.skip_space()
     while following != "]":
         number += 1
@@ -108,7 +106,6 @@ class _Text:
         self.held = ""
         self.at = 0
         self.line = 1
-        self._start = ""
 
     def skip_space(self) -> str:
         """The next character that is no space, "" at the end."""
@@ -137,11 +134,7 @@ class _Text:
             pieces.append(block)
             size += len(block)
         self.held, self.at = "".join(pieces), 0
-        self._start = self._start or self.held[:20]
         return size > 0
-
-    def begin(self) -> str:
-        return self._start.lstrip()
 
 
 def _parse_entry(text: _Text, name: str, number: int) -> Any:

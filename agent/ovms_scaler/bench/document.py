@@ -95,8 +95,7 @@ def gather_notes(measurements: Sequence[Mapping[str, Any]]) -> list[str]:
     for one in measurements:
         for note in one["notes"]:
             # Notes of a kind differ by their figures only, which come behind.
-            text, labels = by_kind.setdefault(note.partition(":")[0], (note, []))
-            labels.append(one["label"])
+            by_kind.setdefault(note.partition(":")[0], (note, []))[1].append(one["label"])
     if len(measurements) == 1:
         return [text for text, _ in by_kind.values()]
     return [f"{text} (in {', '.join(labels)})" for text, labels in by_kind.values()]

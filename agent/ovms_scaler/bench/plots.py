@@ -124,9 +124,9 @@ def _axes(plot: Plot, points: Sequence[tuple[float, float]]) -> tuple[_Axis, _Ax
     xs = [x for x, _ in points]
     tops = [y for _, y in points] + [high for _, _, high in plot.spans]
     highest = max(*xs, 1e-9)
-    is_log = plot.x_is_log and min(xs) > 0
+    is_log = plot.x_is_log and 0 < min(xs) < highest
     # An axis need not begin at 0 where nothing would be but empty space.
-    lowest = min(xs) if is_log or min(xs) > highest * _NARROW else 0.0
+    lowest = min(xs) if is_log or highest > min(xs) > highest * _NARROW else 0.0
     ticks: Sequence[float] = plot.x_ticks
     if not ticks:
         ticks = log_ticks(lowest, highest) if is_log else round_ticks(lowest, highest)

@@ -5,6 +5,7 @@ What is not known is None, never 0.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -84,25 +85,38 @@ async def sampled(
     It is None where nobody can be asked, and ``without`` says why.
     """
     samples = Samples(trouble=without)
-    task = asyncio.create_task(_sample(samples, read_measures))
+    if read_measures is None:
+        yield samples
+        return
+    over = asyncio.Event()
+    await _look(samples, read_measures)
+    task = asyncio.create_task(_look_until(over, samples, read_measures))
     try:
         yield samples
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        if read_measures is not None:
-            samples.traffic.append(await asyncio.to_thread(read_traffic))
+        over.set()
+        await task
 
 
-async def _sample(samples: Samples, read_measures: Callable[[], Mapping[str, Any]] | None) -> None:
-    while read_measures is not None:
-        samples.traffic.append(await asyncio.to_thread(read_traffic))
-        try:
-            samples.measures.append(await asyncio.to_thread(read_measures))
-        except ScalerError as error:
-            samples.trouble = error.message
-            return
-        await asyncio.sleep(EACH_SEC)
+async def _look_until(
+    over: asyncio.Event, samples: Samples, read_measures: Callable[[], Mapping[str, Any]]
+) -> None:
+    """Each second, and once more when it is over."""
+    while not over.is_set():
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(EACH_SEC):
+                await over.wait()
+        await _look(samples, read_measures)
+
+
+async def _look(samples: Samples, read_measures: Callable[[], Mapping[str, Any]]) -> None:
+    samples.traffic.append(await asyncio.to_thread(read_traffic))
+    if samples.trouble:
+        return
+    try:
+        samples.measures.append(await asyncio.to_thread(read_measures))
+    except ScalerError as error:
+        samples.trouble = error.message
 
 
 def read_traffic(root: Path = _ROOT) -> Traffic:

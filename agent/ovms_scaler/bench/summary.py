@@ -193,8 +193,8 @@ def list_notes(summary: Summary) -> list[str]:
         )
     if summary.tokens_per_event is not None and not 0.95 <= summary.tokens_per_event <= 1.05:
         notes.append(
-            f"SEVERAL TOKENS IN ONE EVENT: {summary.tokens_per_event:.2f} on average. ITL is the time between "
-            "events, TPOT that of a token."
+            f"SEVERAL TOKENS IN ONE EVENT: {summary.tokens_per_event:.2f} on average. ITL is the time "
+            "between events, TPOT that of a token."
         )
     return notes
 

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes of the client against a front that stalls, and processes that die."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from bench_lab import Caller, good, load, serving
+
+from ovms_scaler.bench.fleet import Fleet, Run
+from ovms_scaler.bench.load import Load, make_asks
+from ovms_scaler.bench.outcome import Kind, Outcome
+from ovms_scaler.bench.summary import summarise
+from ovms_scaler.errors import HostError
+
+STALL_SEC = 0.6
+
+
+def children() -> list[int]:
+    """The processes of fleets: those of this test, as none is left by another."""
+    found = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return [int(pid) for pid in found if b"bench.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+async def send(fleet: Fleet, mine: Load, stop: asyncio.Event | None = None) -> Run:
+    asks = make_asks(mine, nonce="n")
+    return await fleet.run(asks, window=mine.window, stop=stop or asyncio.Event())
+
+
+async def test_a_stall_shows_in_all_requests_that_were_due_in_it() -> None:
+    """With one request at once hardly any is *sent* during the stall; those that were due tell of it."""
+    stalls = asyncio.Event()
+
+    async def script(caller: Caller) -> None:
+        if caller.number == 0:
+            stalls.set()
+            await asyncio.sleep(STALL_SEC)  # what is tested is that it takes time
+        await good(caller)
+
+    async with serving() as front:
+        front.script = script
+        mine = load(num_prompts=30, request_rate=100.0, max_concurrency=1)
+        async with Fleet(front.endpoint(), mine, 1) as fleet:
+            run = await send(fleet, mine)
+    assert len(run.outcomes) == 30
+    due_in_it = [one for one in run.outcomes if one.due_sec < STALL_SEC / 2]
+    assert len(due_in_it) > 5
+    for one in due_in_it:
+        assert one.ttft_sec is not None
+        assert one.ttft_sec >= STALL_SEC - one.due_sec
+    # The server was the reason, not the client.
+    assert max(one.late_sec for one in run.outcomes) < STALL_SEC / 2
+
+
+async def test_a_closed_loop_has_so_many_under_way_and_no_more() -> None:
+    under_way = most = 0
+    full = asyncio.Event()
+
+    async def script(caller: Caller) -> None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        if under_way == 3:
+            full.set()
+        await full.wait()
+        await good(caller)
+        under_way -= 1
+
+    async with serving() as front:
+        front.script = script
+        mine = load(num_prompts=12, max_concurrency=3)
+        told: list[Outcome] = []
+        async with Fleet(front.endpoint(), mine, 2) as fleet:
+            asks = make_asks(mine, nonce="n")
+            run = await fleet.run(asks, window=3, stop=asyncio.Event(), told=told.append)
+            again = await fleet.run(asks[:3], window=3, stop=asyncio.Event())
+    assert most == 3
+    assert sorted(one.id for one in told) == [one.id for one in run.outcomes] == list(range(12))
+    assert all(one.is_good for one in run.outcomes)
+    assert len(run.workers) == 2
+    # Another run of the same processes has a clock of its own.
+    assert len(again.outcomes) == 3
+    assert all(0.0 <= one.due_sec <= one.end_sec <= again.duration_sec for one in again.outcomes)
+    # Each was due when a client became free, which is when another had its answer.
+    ends = sorted(one.end_sec for one in run.outcomes)
+    assert all(one.due_sec >= ends[one.id - 3] for one in run.outcomes if one.id >= 3)
+
+
+async def test_a_process_that_dies_is_no_error_of_the_server_and_the_rest_is_sent() -> None:
+    hanging = asyncio.Event()
+
+    async def script(caller: Caller) -> None:
+        if caller.number < 4:
+            if caller.number == 3:
+                hanging.set()
+            await caller.writer.wait_closed()
+        await good(caller)
+
+    async with serving() as front:
+        front.script = script
+        mine = load(num_prompts=20, max_concurrency=4)
+        async with Fleet(front.endpoint(timeout_sec=0.5), mine, 2) as fleet:
+            running = asyncio.create_task(send(fleet, mine))
+            await hanging.wait()
+            os.kill(children()[0], signal.SIGKILL)
+            run = await running
+    kinds = [one.failure.kind if one.failure else None for one in run.outcomes]
+    # Two had been given to each; what the other process has is the server's doing.
+    assert (kinds.count(Kind.client), kinds.count(Kind.timeout), kinds.count(None)) == (2, 2, 16)
+    assert summarise(run).client.limit == "one of its processes died"
+
+
+async def test_without_any_process_there_is_nothing_to_say() -> None:
+    async def script(caller: Caller) -> None:
+        os.kill(children()[0], signal.SIGKILL)
+
+    async with serving() as front:
+        front.script = script
+        mine = load()
+        async with Fleet(front.endpoint(), mine, 1) as fleet:
+            with pytest.raises(HostError, match="every process of the client has ended"):
+                await send(fleet, mine)
+
+
+async def test_when_it_is_stopped_what_was_measured_is_kept() -> None:
+    stop = asyncio.Event()
+
+    async def script(caller: Caller) -> None:
+        if caller.number < 6:
+            await good(caller)
+            return
+        if caller.number == 9:
+            stop.set()
+        await caller.writer.wait_closed()
+
+    async with serving() as front:
+        front.script = script
+        mine = load(num_prompts=50)
+        async with Fleet(front.endpoint(), mine, 2) as fleet:
+            run = await send(fleet, mine, stop)
+    assert run.is_interrupted
+    assert (len(run.outcomes), run.unfinished) == (6, 44)
+    assert all(one.is_good for one in run.outcomes)
+
+
+def test_a_process_ends_with_whoever_started_it() -> None:
+    program = (
+        "import asyncio, os\n"
+        "from bench_lab import Front, load\n"
+        "from ovms_scaler.bench.fleet import Fleet\n"
+        "async def main():\n"
+        "    async with Fleet(Front(port=1).endpoint(), load(), 1):\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "asyncio.run(main())\n"
+    )
+    paths = os.pathsep.join(path for path in sys.path if path)
+    # The process has the same standard error: what is read ends when both have.
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": paths},
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert done.stderr == b""
