@@ -158,6 +158,18 @@ async def test_a_card_that_hangs_is_not_waited_for(
         await asyncio.to_thread(looks[0].join)
 
 
+async def test_what_was_seen_long_ago_is_not_told(
+    measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, one = measured
+    await run.until_state("loading")
+    assert of(await one.read())["in_flight"] == 2
+    monkeypatch.setattr(measuring, "FRESH_SEC", 0.0)
+    document = await one.read()  # a moment later, without another look
+    assert (of(document)["in_flight"], of(document)["cpu_sec_total"]) == (None, None)
+    assert front(document)["requests_total"] == 0
+
+
 async def test_a_look_is_shared_by_all_who_ask_at_once() -> None:
     lane, go, looks = Lane[HostUse]("test"), threading.Event(), []
 

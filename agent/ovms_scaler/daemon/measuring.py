@@ -3,7 +3,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from ovms_scaler.core.measures import Document, Looks, measures_document
 from ovms_scaler.core.record import Answer
 from ovms_scaler.core.spec import ProxyMode
 from ovms_scaler.core.traffic import Traffic
-from ovms_scaler.core.use import CardsUse, HostUse, InstanceUse
+from ovms_scaler.core.use import CardsUse, HostUse, InstanceUse, T
 from ovms_scaler.daemon.lanes import Lane
 from ovms_scaler.daemon.orders import View
 from ovms_scaler.errors import HostError
@@ -21,8 +21,10 @@ from ovms_scaler.host.gpu_use import read_cards
 from ovms_scaler.host.node_use import read_nodes
 from ovms_scaler.host.processes import read_connections
 
-# A card that hangs may never answer, and neither may a machine in trouble: then what was seen last is told.
+# A card that hangs may never answer, and neither may a machine in trouble: then what was seen last is told, and
+# nothing when that is older.
 PATIENCE_SEC = 1.0
+FRESH_SEC = 5.0
 
 
 class Measuring:
@@ -56,12 +58,17 @@ class Measuring:
         target = self._view().target
         # In stream mode nginx knows no requests.
         is_told = self.is_told and target is not None and target.proxy.mode is ProxyMode.http
+        now_sec = time.monotonic()
+        looks = Looks(
+            host=_fresh(self._host, now_sec),
+            cards={name: _fresh(lane, now_sec) for name, lane in self._cards.items()},
+        )
         return measures_document(
             target.instances if target is not None else (),
             self._traffic if is_told else None,
-            Looks(host=self._host.samples, cards={name: lane.samples for name, lane in self._cards.items()}),
+            looks,
             at=time.time(),
-            now_sec=time.monotonic(),
+            now_sec=now_sec,
         )
 
     def _look(self) -> None:
@@ -100,3 +107,9 @@ class Measuring:
             nodes=read_nodes(self._root),
             connections=connections,
         )
+
+
+def _fresh(lane: Lane[T], now_sec: float) -> Sequence[T]:
+    """What was seen lately; nothing when the last of it is too old to be true still."""
+    samples = lane.samples
+    return samples if samples and now_sec - samples[-1].at_sec <= FRESH_SEC else ()
