@@ -93,15 +93,17 @@ class Admin:
         assert self._runner.server is not None  # since open()
         make = Doorkeeper(self._runner.server, self._bounds)
         host, port = parse_listen(listen)
-        host = host.strip("[]")
+        family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
         try:
-            self._server = await asyncio.get_running_loop().create_server(
-                make, host, port, family=socket.AF_INET6 if ":" in host else socket.AF_INET
-            )
+            listener = socket.create_server((host.strip("[]"), port), family=family)
         except OSError as error:
             self._note_problem(listen, os.strerror(error.errno) if error.errno else str(error))
             return
+        loop = asyncio.get_running_loop()
+        # Known here before anything is waited for, so that it is closed whatever happens.
+        self._server = await loop.create_server(make, sock=listener, start_serving=False)
         self.problem, self._listen = "", listen
+        await self._server.start_serving()
         log.info("admin listener open", listen=listen)
 
     def _note_problem(self, listen: str, why: str) -> None:
