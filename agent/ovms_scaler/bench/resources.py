@@ -102,10 +102,12 @@ async def _look_until(
     over: asyncio.Event, samples: Samples, read_measures: Callable[[], Mapping[str, Any]]
 ) -> None:
     """Each second, and once more when it is over."""
-    while not over.is_set():
+    is_last = False
+    while not is_last:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(EACH_SEC):
                 await over.wait()
+        is_last = over.is_set()
         await _look(samples, read_measures)
 
 

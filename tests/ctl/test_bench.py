@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verb that measures: what it refuses, what it says, and how it ends."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench_lab import MODEL, Caller, Front, Script, good, serving, text
+from ctl_lab import CTL, Ctl, FakeAgent, instance, status
+
+Call = Callable[..., Any]
+SMALL = ("--num-prompts", "8", "--max-concurrency", "2", "--output-len", "2", "--workers", "1")
+
+
+class Threaded:
+    """A front in a thread of its own, as the verb has an event loop of its own, too."""
+
+    def __init__(self) -> None:
+        self.front = Front()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._over: asyncio.Event | None = None
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+        self._thread.start()
+        self._ready.wait()
+
+    async def _serve(self) -> None:
+        self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
+        async with serving() as self.front:
+            self._ready.set()
+            await self._over.wait()
+
+    def close(self) -> None:
+        assert self._loop is not None
+        assert self._over is not None
+        self._loop.call_soon_threadsafe(self._over.set)
+        self._thread.join()
+
+
+@pytest.fixture
+def front() -> Iterator[Front]:
+    threaded = Threaded()
+    yield threaded.front
+    threaded.close()
+
+
+def endpoint(front: Front, **changes: object) -> dict[str, object]:
+    usual = {"upstream": "chat", "serves": MODEL, "url": front.url, "needs_api_key": False}
+    return usual | changes
+
+
+def told(agent: FakeAgent, *endpoints: dict[str, object], **changes: object) -> FakeAgent:
+    """An agent whose front this is."""
+    document = status(instance(upstream="chat"), observed_sec=time.monotonic(), **changes)
+    document["proxy"] = {"generation": "00c0ffee00c0ffee", "endpoints": list(endpoints)}
+    agent.say(document, path="/v1/status")
+    agent.say({"at": 1.0, "window_sec": 10.0}, path="/v1/measures")
+    return agent
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--num-prompts", "0"], "num-prompts"),
+        (["--request-rate", "0"], "request-rate"),
+        (["--input-len", "40-14"], "--input-len: a length must be from 1"),
+        (["--dataset-path", "x", "--input-len", "5"], "--input-len is of synthetic prompts"),
+        (["--scale", "1-4"], "--scale: numbers of instances must be like 1,2,4"),
+        (["--scale", "1", "--url", "http://x/v3"], "not with --url"),
+        (["--against-whole", "--allow-outage"], "--against-whole goes with --scale"),
+        (["--scale", "1", "--against-whole"], "give --allow-outage too"),
+        (["--compare", "a", "b"], "give --allow-outage too"),
+        (["--compare", "a", "b", "--scale", "1", "--allow-outage"], "not together"),
+    ],
+)
+def test_what_does_not_go_together_is_wrong_usage(arguments: list[str], said: str, ctl: Ctl) -> None:
+    refused = ctl("bench", *arguments)
+    assert (refused.status, refused.out) == (2, "")
+    assert said in refused.err
+
+
+def test_the_agents_own_front_is_measured(front: Front, agent: FakeAgent, ctl: Ctl, tmp_path: Path) -> None:
+    told(agent, endpoint(front))
+    html = tmp_path / "report.html"
+    measured = ctl("bench", *SMALL, "--socket", agent.socket, "--html", html)
+    assert (measured.status, measured.err) == (0, "")
+    lines = measured.out.splitlines()
+    assert lines[0] == f"{MODEL} at {front.url}"
+    # As vLLM's benchmark prints it.
+    assert "============ Serving Benchmark Result ============" in lines
+    assert "Successful requests:                     8" in lines
+    assert "Total generated tokens:                  16" in lines
+    assert "-----Time per Output Token (excl. 1st token)------" in lines
+    assert html.read_text().startswith("<!DOCTYPE html>")
+    # Two to warm up.
+    assert len(front.bodies) == 10
+
+
+def test_json_is_one_document(front: Front, ctl: Ctl) -> None:
+    measured = ctl("bench", *SMALL, "--url", front.url, "--socket", "/nowhere", "--json", "--seed", "7")
+    document = measured.json()
+    assert measured.status == 0
+    (measurement,) = document["measurements"]
+    assert measurement["summary"]["successful_requests"] == 8
+    assert measurement["summary"]["errors"] == []
+    assert measurement["resources"]["missing"].startswith("cannot reach the agent")
+    assert document["endpoint"] == {"url": front.url, "model": MODEL}
+    assert document["load"]["seed"] == 7
+    assert document["software"]["engine"] == "Engine 1"
+
+
+def test_failed_requests_are_told_and_end_with_1(front: Front, ctl: Ctl) -> None:
+    async def script(caller: Caller) -> None:
+        if caller.number == 6:
+            await caller.tell(503, {"error": {"message": "full", "code": "unavailable"}})
+        elif caller.number == 7:
+            await caller.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+            await caller.send(text("one"))
+            caller.reset()
+        else:
+            await good(caller)
+
+    front.script = script
+    measured = ctl("bench", *SMALL, "--url", front.url, "--socket", "/nowhere")
+    assert measured.status == 1
+    lines = measured.out.splitlines()
+    assert "Successful requests:                     6" in lines
+    assert "Failed requests:                         2" in lines
+    assert "rejected: HTTP 503 (unavailable):        1" in lines
+    assert "cut in mid-stream:                       1" in lines
+
+
+async def no_model(caller: Caller) -> None:
+    await caller.tell(404, {"error": "Mediapipe graph definition with requested name is not found"})
+
+
+async def html(caller: Caller) -> None:
+    await caller.tell(200, "<html>", "text/html")
+
+
+@pytest.mark.parametrize(
+    ("script", "gets", "arguments", "said"),
+    [
+        (good, None, ["--model", "org/tiny2"], "no model 'org/tiny2' is served at "),
+        (good, None, ["--model", "org/tiny2"], "hint: did you mean --model org/tiny?"),
+        (good, {"data": []}, [], "no model is served at "),
+        (good, {"data": [{"id": "a"}, {"id": "b"}]}, [], "choose one with --model: a, b"),
+        (no_model, "?", ["--model", "x"], "HTTP 404: Mediapipe graph definition"),
+        (html, "?", ["--model", "x"], "the answer is text/html, not text/event-stream"),
+        (good, "?", [], "does not say which models it serves"),
+    ],
+)
+def test_a_front_that_cannot_be_measured_is_told(
+    script: Script, gets: object, arguments: list[str], said: str, front: Front, ctl: Ctl
+) -> None:
+    front.script = script
+    if gets is not None:
+        front.gets["/v3/models"] = (200 if isinstance(gets, dict) else 404, gets)
+    refused = ctl("bench", *SMALL, "--url", front.url, "--socket", "/nowhere", *arguments)
+    assert (refused.status, refused.out) == (1, "")
+    assert said in refused.err
+    assert "hint: " in refused.err
+
+
+def test_a_front_that_is_down_is_told(agent: FakeAgent, ctl: Ctl) -> None:
+    told(agent, endpoint(Front(port=1)))
+    refused = ctl("bench", *SMALL, "--socket", agent.socket)
+    assert (refused.status, refused.out) == (1, "")
+    assert "cannot measure http://127.0.0.1:1/v3: connection refused" in refused.err
+    assert "hint: ovms-scalerctl status; systemctl status ovms-scaler-proxy" in refused.err
+
+
+def test_without_an_agent_it_says_what_to_type(ctl: Ctl) -> None:
+    refused = ctl("bench", "--socket", "/nowhere/control.sock")
+    assert (refused.status, refused.out) == (3, "")
+    assert "or name a front with --url" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "arguments", "said"),
+    [
+        ((), (), "the configuration has no pool"),
+        (
+            ({}, {"upstream": "code", "serves": "org/code"}),
+            (),
+            "several models are served: org/code, org/tiny",
+        ),
+        (({"needs_api_key": True},), (), "needs an API key"),
+    ],
+)
+def test_what_the_agent_tells_of_its_front(
+    endpoints: tuple[dict[str, object], ...],
+    arguments: tuple[str, ...],
+    said: str,
+    agent: FakeAgent,
+    ctl: Ctl,
+) -> None:
+    told(agent, *(endpoint(Front(port=1), **changes) for changes in endpoints))
+    refused = ctl("bench", "--socket", agent.socket, *arguments)
+    assert refused.status == 1
+    assert said in refused.err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot read "),
+        (b"", " is empty"),
+        (b"[]", " has no entry"),
+        (b'[{"conversations": [', " is not JSON: line 1, entry 1: "),
+        (b'[{"id": 1}]', "of 1 1 no conversations"),
+        (b"\xff\xfe", " is not UTF-8"),
+    ],
+)
+def test_a_dataset_that_is_none_is_told(content: bytes | None, said: str, ctl: Ctl, tmp_path: Path) -> None:
+    file = tmp_path / "data.json"
+    if content is not None:
+        file.write_bytes(content)
+    refused = ctl("bench", "--url", "http://127.0.0.1:1/v3", "--socket", "/nowhere", "--dataset-path", file)
+    assert (refused.status, refused.out) == (1, "")
+    assert said in refused.err
+    assert "hint: " in refused.err
+
+
+def test_conversations_are_asked(front: Front, ctl: Ctl, tmp_path: Path) -> None:
+    turns = [{"value": "What is the answer to it?"}, {"value": "It is 42, as you know very well."}]
+    file = tmp_path / "data.json"
+    file.write_text(json.dumps([{"conversations": turns}]))
+    small = ("--num-prompts", "3", "--max-concurrency", "1", "--num-warmups", "1", "--workers", "1")
+    measured = ctl("bench", *small, "--url", front.url, "--socket", "/nowhere", "--dataset-path", file)
+    assert measured.status == 0
+    body = front.bodies[-1]
+    assert body["messages"][0]["content"].endswith(": What is the answer to it?")
+    assert body["max_tokens"] == 8
+    assert "ignore_eos" not in body
+
+
+def test_a_key_is_sent_from_its_file(front: Front, ctl: Ctl, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("\n")
+    refused = ctl("bench", "--url", front.url, "--socket", "/nowhere", "--api-key-file", key)
+    assert refused.status == 1
+    assert "has no API key" in refused.err
+
+
+def test_scaling_is_refused_while_the_agent_is_paused(front: Front, agent: FakeAgent, ctl: Ctl) -> None:
+    told(agent, endpoint(front), orders={"paused_since": 1.0, "drained": {}})
+    refused = ctl("bench", *SMALL, "--scale", "1", "--socket", agent.socket)
+    assert refused.status == 1
+    assert "the agent is paused\n  hint: ovms-scalerctl resume" in refused.err
+
+
+def test_configurations_are_checked_before_anything_is_changed(
+    front: Front, agent: FakeAgent, ctl: Ctl, config: Path
+) -> None:
+    told(agent, endpoint(front), config={"file": str(config), "error": ""})
+    wrong = config.with_name("wrong.toml")
+    wrong.write_text('[[pool]]\nname = "chat"\nmodle_path = "/x"\n')
+    before = config.read_bytes()
+    refused = ctl("bench", *SMALL, "--compare", config, wrong, "--allow-outage", "--socket", agent.socket)
+    assert refused.status == 1
+    assert "modle_path" in refused.err
+    assert config.read_bytes() == before
+    assert sorted(path.name for path in config.parent.iterdir()) == ["config.toml", "wrong.toml"]
+    assert not [request for request in agent.requests if request.startswith("POST")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_was_measured_before_an_interrupt_is_told(number: signal.Signals, front: Front) -> None:
+    enough = threading.Event()
+
+    async def script(caller: Caller) -> None:
+        if caller.number < 7:
+            await good(caller)
+            return
+        enough.set()
+        await caller.writer.wait_closed()
+
+    front.script = script
+    small = ("--num-prompts", "50", "--max-concurrency", "2", "--num-warmups", "2", "--workers", "1")
+    command = [*CTL, "bench", *small, "--url", front.url, "--json"]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OVMS_SCALER_SOCKET": "/nowhere"},
+        start_new_session=True,
+    ) as process:
+        assert enough.wait(30)
+        # To all processes, as a terminal does it.
+        os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, "")
+    (measurement,) = json.loads(out)["measurements"]
+    summary = measurement["summary"]
+    assert summary["is_interrupted"]
+    assert (summary["successful_requests"], summary["failed_requests"]) == (5, 0)
+    assert summary["unfinished_requests"] == 45
