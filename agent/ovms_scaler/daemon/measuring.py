@@ -21,8 +21,8 @@ from ovms_scaler.host.gpu_use import read_cards
 from ovms_scaler.host.node_use import read_nodes
 from ovms_scaler.host.processes import read_connections
 
-# A card that hangs may never answer, and neither may a machine in trouble: then what was seen last is told, and
-# nothing when that is older.
+# A card that hangs may never answer, and neither may a machine in trouble: then what was seen last is told,
+# and nothing when that is older.
 PATIENCE_SEC = 1.0
 FRESH_SEC = 5.0
 
