@@ -90,12 +90,13 @@ class Fleet:
 
     async def __aenter__(self) -> "Fleet":
         for _ in range(self._count):
-            # -P: what lies in the current directory is not ours.
+            # -P: what lies in the current directory is not ours. In a group of its own no Ctrl-C reaches it.
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "ovms_scaler.bench.worker"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 limit=LINE_BYTES,
+                process_group=0,
             )
             one = _Process(process=process)
             self._fleet.append(one)

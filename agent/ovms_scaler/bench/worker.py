@@ -15,7 +15,6 @@ import contextlib
 import gc
 import json
 import resource
-import signal
 import sys
 import time
 from typing import Any
@@ -143,8 +142,6 @@ def _read_cpu_sec() -> float:
 
 
 def main() -> None:
-    # Ctrl-C goes to all processes of the terminal; when to end is decided by the one that started this.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A connection for each request that is under way.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
