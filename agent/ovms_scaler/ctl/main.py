@@ -58,7 +58,9 @@ def run(arguments: list[str] | None = None) -> int:
         status = cli.main(args=arguments, prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
+        said = io.StringIO()
+        error.show(said)
+        output.complain(said.getvalue().rstrip("\n"))
         return Exit.usage
     except click.Abort:
         return Exit.interrupted
