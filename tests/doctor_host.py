@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from machines import single_node
+from machine_tree import Machine, number_cores, write_machine
 
 from ovms_scaler.core.checks.catalogue import CHECKS
 from ovms_scaler.core.checks.finding import Finding, Result
@@ -139,7 +139,7 @@ def run_here(tasks: Sequence[Task]) -> dict[str, Outcome]:
 
 def write_healthy(root: Path) -> DoctorHost:
     """A host of one node, with a model and a pool on it, and an agent that is enabled and runs."""
-    host = DoctorHost(root=single_node(root))
+    host = DoctorHost(root=write_machine(root, Machine(cores=number_cores({0: 8}, threads=1))))
     _write_accounts(host)
     for path, (mode, _, group) in DIRECTORIES.items():
         directory = host.path(path)

@@ -255,6 +255,14 @@ def test_processes_of_one_service_are_one_finding() -> None:
     assert "CPUs 2-3,9, of which 2-3 are for chat-numa0" in found.reason
 
 
+def test_all_units_of_a_slice_that_is_bound_are_one_finding() -> None:
+    processes = [
+        Process(pid=pid, name=f"p{pid}", unit=f"u{pid}.service", cpus=frozenset({0, 1})) for pid in (5, 6, 7)
+    ]
+    (found,) = neighbours.judge_cores(processes, [INSTANCE], frozenset(range(16)))
+    assert found.subject == "u5.service and 2 more"
+
+
 @pytest.mark.parametrize(
     "cpus",
     [

@@ -55,7 +55,7 @@ def both(*deeds: Deed) -> Deed:
 def occupy(port: int, name: str, of: str) -> Deed:
     def make(host: DoctorHost) -> None:
         host.listen(port, inode=port)
-        host.write_process(812, name, unit=of, cpus="0-15", sockets=[port])
+        host.write_process(812, name, unit=of, cpus="0-7", sockets=[port])
 
     return make
 
@@ -75,7 +75,9 @@ def machine(**changes: Any) -> Deed:
     def make(host: DoctorHost) -> None:
         for name in ("sys/devices/system/node", "sys/devices/system/cpu"):
             host.remove(name)
-        write_machine(host.root, dataclasses.replace(Machine(cores=number_cores({0: 8})), **changes))
+        write_machine(
+            host.root, dataclasses.replace(Machine(cores=number_cores({0: 8}, threads=1)), **changes)
+        )
 
     return make
 

@@ -38,7 +38,7 @@ PLANTS = {
     ),
     "engine of somebody else": Plant(
         check="other-engines",
-        make=lambda host: host.write_process(99, "ovms", unit="old-ovms.service", cpus="0-15"),
+        make=lambda host: host.write_process(99, "ovms", unit="old-ovms.service", cpus="0-7"),
         subject="old-ovms.service",
         reason="the agent did not start it",
         remedy="systemctl disable --now old-ovms.service",

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Users and groups, whom a directory belongs to, and what a user may not read."""
 
+import contextlib
+import grp
 import os
+import pwd
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ovms_scaler.core.checks.access import Closed
-from ovms_scaler.core.checks.system import Directory
+from ovms_scaler.core.checks.system import GROUPS, USERS, Directory
 from ovms_scaler.errors import HostError
 from ovms_scaler.host import files
 from ovms_scaler.host.models import read_components
@@ -47,7 +50,10 @@ class Accounts:
 
 
 def read_accounts(root: Path = Path("/")) -> Accounts:
-    """From passwd(5) and group(5) below ``root``, where the package puts its own. Raises HostError."""
+    """From passwd(5) and group(5) below ``root``, where the package puts its own. Raises HostError.
+
+    Those of a directory service, whom only this machine can ask, are looked up by name.
+    """
     groups: dict[str, int] = {}
     members: dict[str, list[int]] = {}
     for fields in _read_table(root / "etc/group", 4):
@@ -59,7 +65,20 @@ def read_accounts(root: Path = Path("/")) -> Accounts:
         name, gid = fields[0], int(fields[3])
         own = tuple(dict.fromkeys((gid, *members.get(name, ()))))
         users.setdefault(name, Account(name=name, uid=int(fields[2]), gid=gid, groups=own))
+    if root == Path("/"):
+        _add_others(users, groups)
     return Accounts(users=users, groups=groups)
+
+
+def _add_others(users: dict[str, Account], groups: dict[str, int]) -> None:
+    for name in {*USERS} - users.keys():
+        with contextlib.suppress(KeyError):
+            found = pwd.getpwnam(name)
+            own = tuple(os.getgrouplist(name, found.pw_gid))
+            users[name] = Account(name=name, uid=found.pw_uid, gid=found.pw_gid, groups=own)
+    for name in {*GROUPS} - groups.keys():
+        with contextlib.suppress(KeyError):
+            groups[name] = grp.getgrnam(name).gr_gid
 
 
 def _read_table(path: Path, columns: int) -> Iterable[list[str]]:

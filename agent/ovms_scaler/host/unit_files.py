@@ -115,7 +115,7 @@ def read_opencl(library_path: str, root: Path = Path("/")) -> RuntimeFacts:
         for name in _list(_ICDS, root)
         if name.endswith(".icd")
     }
-    places = [files.below(root, place) for place in (library_path, *_LIBRARIES) if place]
+    places = [files.below(root, place) for place in (*library_path.split(":"), *_LIBRARIES) if place]
     there = {name for name in {*icds.values(), "libOpenCL.so.1"} if name and _is_library(name, places, root)}
     return RuntimeFacts(icds=icds, libraries=frozenset(there), has_loader="libOpenCL.so.1" in there)
 

@@ -10,9 +10,9 @@ from ovms_scaler.core.instance import Instance
 from ovms_scaler.errors import Problem
 
 _LOOK = f"journalctl -u {AGENT} -n 50"
-# States of core.lifecycle that do not pass by themselves, and one that a card in its slot ends.
-_GIVEN_UP = ("failed", "quarantined", "ejected", "stopped")
-_DOUBTFUL = ("suspect", "waiting")
+# States of core.lifecycle: those of trouble, and those that pass, or that somebody wants so.
+_GIVEN_UP = ("failed", "quarantined", "ejected")
+_DOUBTFUL = ("suspect", "waiting", "stopped")
 
 
 def judge_configuration(

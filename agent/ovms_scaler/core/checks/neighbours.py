@@ -2,7 +2,7 @@
 """Other programs on the cores that are to be an instance's own."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ovms_scaler.core.checks.finding import Finding, or_good, warning
 from ovms_scaler.core.cpulist import format_cpu_list
@@ -20,38 +20,58 @@ class Process:
     arguments: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Bound:
+    """A unit, or a process in none, that is bound to some CPUs; ``process`` is one of its processes."""
+
+    name: str
+    process: Process
+    cpus: frozenset[int]
+
+
 def judge_cores(
     processes: Iterable[Process], instances: Iterable[Instance], everywhere: frozenset[int]
 ) -> tuple[Finding, ...]:
-    """Who is bound to fewer CPUs than ``everywhere`` and shares some with an instance."""
+    """Who is bound to fewer CPUs than ``everywhere`` and shares some with an instance.
+
+    Units that are bound alike, as all of a slice, are one finding.
+    """
     check = "shared-cores"
     owned = [(one.id, one.cpus) for one in instances if one.cpus]
-    bound: dict[str, tuple[Process, frozenset[int]]] = {}
-    for process in processes:
-        if everywhere and process.cpus < everywhere:
-            key = process.unit or f"process {process.pid}"
-            known = bound.get(key)
-            bound[key] = (
-                known[0] if known else process,
-                process.cpus | (known[1] if known else frozenset()),
-            )
+    alike: dict[frozenset[int], list[_Bound]] = {}
+    for one in _find_bound(processes, everywhere):
+        alike.setdefault(one.cpus, []).append(one)
     found = []
-    for key, (process, cpus) in sorted(bound.items()):
-        if shared := {name: own & cpus for name, own in owned if own & cpus}:
-            common = format_cpu_list(cpu for part in shared.values() for cpu in part)
-            reason = (
-                f"{process.name} (process {process.pid}) is bound to CPUs {format_cpu_list(cpus)}, of which "
-                f"{common} are for {', '.join(shared)}: each slows the other down"
-            )
-            found.append(warning(check, key, reason, _remedy(key, process, common)))
+    for cpus, units in alike.items():
+        shared = {name: own & cpus for name, own in owned if own & cpus}
+        if not shared:
+            continue
+        common = format_cpu_list(cpu for part in shared.values() for cpu in part)
+        first = units[0]
+        reason = (
+            f"{first.process.name} (process {first.process.pid}) is bound to CPUs {format_cpu_list(cpus)}, "
+            f"of which {common} are for {', '.join(shared)}: each slows the other down"
+        )
+        more = f" and {len(units) - 1} more" if len(units) > 1 else ""
+        found.append(warning(check, f"{first.name}{more}", reason, _remedy(first, common)))
     return or_good(found, check, "CPUs", "nobody else is bound to those of an instance")
 
 
-def _remedy(key: str, process: Process, common: str) -> str:
+def _find_bound(processes: Iterable[Process], everywhere: frozenset[int]) -> list[_Bound]:
+    bound: dict[str, _Bound] = {}
+    for process in processes:
+        if everywhere and process.cpus < everywhere:
+            name = process.unit or f"process {process.pid}"
+            known = bound.get(name, _Bound(name=name, process=process, cpus=frozenset()))
+            bound[name] = replace(known, cpus=known.cpus | process.cpus)
+    return list(bound.values())
+
+
+def _remedy(one: _Bound, common: str) -> str:
     mine = f'reserve_cpus = "{common}" in the pool'
-    if key.endswith((".service", ".scope", ".slice")):
-        return f"systemctl edit {key} (CPUAffinity=, AllowedCPUs=) or stop it; or {mine}"
-    return f"taskset -p {process.pid} shows it; bind it elsewhere; or {mine}"
+    if one.name.endswith((".service", ".scope", ".slice")):
+        return f"systemctl edit {one.name} (CPUAffinity=, AllowedCPUs=) or stop it; or {mine}"
+    return f"taskset -p {one.process.pid} shows it; bind it elsewhere; or {mine}"
 
 
 def judge_engines(processes: Iterable[Process], engine: str) -> tuple[Finding, ...]:
