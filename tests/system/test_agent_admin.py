@@ -77,7 +77,10 @@ def test_everybody_on_the_machine_may_look_and_nobody_may_act(host: Host, path: 
 
 def test_documents_are_those_of_the_control_socket(host: Host) -> None:
     overview = host.http("GET", "/v1/overview", port=PORT).json()
-    assert overview["status"]["instances"] == agent_host.read_status(host)["instances"]
+    named = [
+        [one["id"] for one in found["instances"]] for found in (overview["status"], overview["measures"])
+    ]
+    assert named == [[one["id"] for one in agent_host.read_status(host)["instances"]]] * 2
     assert overview["topology"] == json.loads(host.run("ovms-scalerctl", "topology", "--json").stdout)
     assert overview["version"] in host.run("ovms-scalerctl", "--version").stdout
     assert overview["host"] == host.run("hostname").stdout.strip()
