@@ -199,6 +199,14 @@ RUNNING = [
         id="restarting after a crash",
     ),
     pytest.param(
+        WANTED,
+        seen(unit("deactivating", result="signal", exec_main_code=2, exec_main_status=9)),
+        State.stopping,
+        "ovms was ended by signal 9 (signal)",
+        "",
+        id="crashed just now",
+    ),
+    pytest.param(
         WANTED, seen(unit("deactivating")), State.stopping, "its unit is stopping", "", id="stopping"
     ),
     pytest.param(WANTED, seen(unit()), State.starting, "not asked yet", "", id="no probe yet"),

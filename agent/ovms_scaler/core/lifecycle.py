@@ -101,7 +101,9 @@ def is_current(health: Health | None, unit: UnitFacts) -> bool:
 def _running(wanted: Wanted, facts: InstanceFacts, unit: UnitFacts, failures: int) -> Verdict:
     instance = wanted.instance
     if unit.active_state == "deactivating":
-        return Verdict(state=State.stopping, reason="its unit is stopping")
+        # By itself, until what follows a process (ExecStopPost=) is done; a stop is a success so far.
+        why = "its unit is stopping" if unit.result == "success" else _ending(unit)
+        return Verdict(state=State.stopping, reason=why)
     if unit.active_state == "activating":
         if unit.restarts:
             return Verdict(
