@@ -150,7 +150,12 @@ def start_litellm(booted: Rig) -> Iterator[None]:
     config.write_text(LITELLM_CONFIG.format(model=MODEL, port=booted.engines[0].port))
     program = str(environment / "venv" / "bin" / "litellm")
     argv = [program, "--config", str(config), "--host", "127.0.0.1", "--port", str(PORTS[LITELLM])]
-    variables = os.environ | {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    # It refuses to run without a key otherwise; none of the other fronts has one here.
+    variables = os.environ | {
+        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_LOG": "ERROR",
+    }
     with (environment / "log").open("w") as log:
         process = subprocess.Popen(booted.host.netns_command(*argv), env=variables, stdout=log, stderr=log)
         try:
