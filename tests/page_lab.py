@@ -354,8 +354,20 @@ def unreachable() -> Overview:
         "generation": None, "state": "failed",
         "error": "bind() to 0.0.0.0:8000 failed (98: Address already in use)",
     }  # fmt: skip
-    document["status"]["problems"] = ["systemd does not answer since 12 s"]
+    document["status"]["problems"] = ["systemd has not answered for 12 s"]
     return document
+
+
+def longest() -> Overview:
+    """Words that are wider than a screen."""
+    document = two()
+    word = "x" * 300
+    change(document, "chat-numa0", state="failed", reason=word, hint=f"journalctl -u {word}")
+    document["status"]["instances"][1]["id"] = word
+    document["status"]["config"]["error"] = word
+    document["status"]["warnings"] = [word]
+    document["events"]["events"] += [{"at": AT, "level": "error", "event": word, "error": word}]
+    return document | {"host": word}
 
 
 def starting() -> Overview:

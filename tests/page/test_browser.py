@@ -47,7 +47,7 @@ async def refresh(page: Page, until: str) -> None:
 async def test_every_page_fits_and_asks_nobody_else(browser: Browser, width: int, scheme: str) -> None:
     async with serve(page_lab.nothing) as server:
         page = await browser.open(server.url, width=width, scheme=scheme)
-        for make in page_lab.NAMED.values():
+        for make in (*page_lab.NAMED.values(), page_lab.longest):
             server.overview = make()
             await page.load(server.url)
             assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), make.__name__
@@ -56,7 +56,9 @@ async def test_every_page_fits_and_asks_nobody_else(browser: Browser, width: int
                         !== "inline" && !one.closest("thead")).map((one) => one.outerHTML)"""
             assert await page.evaluate(spills) == [], make.__name__
     assert page.complaints == []
-    assert {url for url in page.requests if not url.startswith("data:")} == {server.url}
+    # On a slow machine it may be open long enough to ask for news.
+    known = {server.url, f"{server.url}fragment"}
+    assert {url for url in page.requests if not url.startswith("data:")} <= known
     ground = {"light": "rgb(243, 245, 248)", "dark": "rgb(16, 21, 27)"}[scheme]
     assert await page.evaluate("getComputedStyle(document.body).backgroundColor") == ground
 
@@ -153,7 +155,7 @@ async def test_an_agent_that_is_silent_is_said_to_be(browser: Browser, server: P
     server.is_silent = True
     await refresh(page, "!document.getElementById('silence').hidden")
     assert await page.evaluate("document.querySelector('#silence strong').textContent") == (
-        "The agent does not answer since 01:52:07 UTC."
+        "The agent has not answered since 01:52:07 UTC."
     )
     assert await page.evaluate(TITLE) == (
         "No answer \N{EN DASH} 5 of 6 instances in rotation \N{EN DASH} llm-07"

@@ -258,7 +258,7 @@ def test_the_proxy_and_the_agent_name_commands_too() -> None:
         "the proxy is failed, and does not answer: clients may get nothing bind() to 0.0.0.0:8000 failed "
         "(98: Address already in use) Next: systemctl status ovms-scaler-proxy "
         "Copy systemctl status ovms-scaler-proxy",
-        "the agent is hindered: systemd does not answer since 12 s Next: journalctl -eu ovms-scaler "
+        "the agent is hindered: systemd has not answered for 12 s Next: journalctl -eu ovms-scaler "
         "Copy journalctl -eu ovms-scaler",
     ]  # fmt: skip
 

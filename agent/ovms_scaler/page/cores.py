@@ -46,7 +46,7 @@ def _holders(allowed: frozenset[int], marks: Sequence[Mark]) -> Mapping[int, Mar
     """Whose each CPU is. One that is bound to none has what nobody else has."""
     unbound = next((mark for mark in marks if mark.is_unbound), None)
     holders = dict.fromkeys(allowed, unbound) if unbound is not None else {}
-    for mark in reversed(marks):
+    for mark in marks:
         holders.update(dict.fromkeys(mark.cpus, mark))
     return {cpu: mark for cpu, mark in holders.items() if mark is not None}
 
