@@ -18,6 +18,7 @@ SHOWN = {
     "daemon/admin_pages.py": {"_overview"},
     "daemon/changes.py": {"note"},
     "daemon/events.py": {"note"},
+    "daemon/measuring.py": {"_tell"},
     "daemon/orders.py": {"__init__", "drain", "pause"},
 }
 WALL = {

@@ -146,6 +146,26 @@ def test_memory_of_each_process_is_on_its_node(serving: Vm) -> None:
         assert {found for line in own for found in re.findall(r" N(\d+)=", line)} == {node}
 
 
+def test_measures_are_of_the_node_and_the_card_of_each(serving: Vm) -> None:
+    shown = serving.run("ovms-scalerctl", "top", "--once", "--json", timeout_sec=60).stdout
+    document = json.loads(shown)
+    instances = {one["id"]: one for one in document["instances"]}
+    assert set(instances) == {*ON_NODES, *ON_CARDS}
+    for name, one in instances.items():
+        by_node = {int(node): size for node, size in one["memory_by_node"].items()}
+        assert max(by_node, key=lambda node: by_node[node]) == node_of(name)
+        assert 0.5 < sum(by_node.values()) / one["memory_bytes"] < 1.5
+        assert one["cpu_cores"] is not None
+    nodes = {node["id"]: node for node in document["nodes"]}
+    assert sorted(nodes) == [0, 1, 2, 3]
+    assert all(0 < node["memory_used_bytes"] < node["memory_bytes"] for node in nodes.values())
+    assert all(0 <= node["cpu_share"] <= 1 for node in nodes.values())
+    # These cards do not tell how long they slept, and the agent may not look into other users' processes.
+    for name, address in ON_CARDS.items():
+        assert instances[name]["gpus"] == [{"address": address, "busy_share": None, "memory_bytes": None}]
+    assert [gpu["address"] for gpu in document["gpus"]] == sorted(ON_CARDS.values())
+
+
 def test_control_group_of_each_unit_has_the_cpuset(serving: Vm) -> None:
     for name, entry in read_plan(serving).items():
         group = serving.properties(f"ovms@{name}.service", "ControlGroup")["ControlGroup"]
