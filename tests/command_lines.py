@@ -17,8 +17,10 @@ def list_commands(group: click.Group = cli, prefix: str = "") -> dict[str, click
     """Everything that can be run, by what is typed: "status", "engine install"."""
     found: dict[str, click.Command] = {}
     for name, command in group.commands.items():
-        is_group = isinstance(command, click.Group)
-        found |= list_commands(command, f"{prefix}{name} ") if is_group else {f"{prefix}{name}": command}
+        if isinstance(command, click.Group):
+            found |= list_commands(command, f"{prefix}{name} ")
+        else:
+            found[f"{prefix}{name}"] = command
     return found
 
 

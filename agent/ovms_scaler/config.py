@@ -126,7 +126,7 @@ def _read_layer(path: Path, problems: list[Problem], data: bytes | None = None) 
             with path.open("rb") as stream:
                 data = stream.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        refuse(f"cannot read: {error.strerror}", "the package ships a commented example")
+        refuse(f"cannot read: {error.strerror}", _way_out(error))
         return None
     if len(data) > MAX_FILE_BYTES:
         refuse(f"must not be larger than {MAX_FILE_BYTES} bytes")
@@ -138,6 +138,12 @@ def _read_layer(path: Path, problems: list[Problem], data: bytes | None = None) 
     except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
         refuse(f"is not TOML: {error}", "strings need quotes; tables are [name], pools are [[pool]]")
     return None
+
+
+def _way_out(error: OSError) -> str | None:
+    if isinstance(error, FileNotFoundError):
+        return "`ovms-scalerctl init` writes one from what it finds"
+    return "run this as root" if isinstance(error, PermissionError) else None
 
 
 def _merge(

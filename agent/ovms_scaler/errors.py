@@ -13,7 +13,7 @@ ScalerError              anything this project raises on purpose
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 class ScalerError(Exception):
@@ -45,7 +45,7 @@ class Problem:
     key: str
     rule: str
     hint: str | None = None
-    value: object = None
+    value: object = field(default=None, compare=False)
 
     def __str__(self) -> str:
         # A name in quotes may hold anything, also what would move a terminal's cursor.

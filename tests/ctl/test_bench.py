@@ -91,7 +91,7 @@ def test_the_agents_own_front_is_measured(front: Front, agent: FakeAgent, ctl: C
     told(agent, endpoint(front))
     html = tmp_path / "report.html"
     measured = ctl("bench", *SMALL, "--socket", agent.socket, "--html", html)
-    assert (measured.status, measured.err) == (0, "")
+    assert (measured.status, measured.err) == (0, f"report: {html}\n")
     lines = measured.out.splitlines()
     assert lines[0] == f"{MODEL} at {front.url}"
     # As vLLM's benchmark prints it.
@@ -102,6 +102,16 @@ def test_the_agents_own_front_is_measured(front: Front, agent: FakeAgent, ctl: C
     assert html.read_text().startswith("<!DOCTYPE html>")
     # Two to warm up.
     assert len(front.bodies) == 10
+
+
+def test_a_report_that_cannot_be_written_is_told_before_anything_is_measured(
+    front: Front, ctl: Ctl, tmp_path: Path
+) -> None:
+    page = tmp_path / "nowhere" / "report.html"
+    refused = ctl("bench", *SMALL, "--url", front.url, "--socket", "/nowhere", "--html", page)
+    assert (refused.status, refused.out) == (1, "")
+    assert "No such file or directory" in refused.err
+    assert front.bodies == []
 
 
 def test_json_is_one_document(front: Front, ctl: Ctl) -> None:

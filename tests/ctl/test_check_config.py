@@ -102,3 +102,47 @@ def test_keys_cannot_steer_the_terminal(ctl: Ctl, tmp_path: Path) -> None:
     refused = ctl("check-config", file)
     assert "\x1b" not in refused.err
     assert "\\x1b[2Jkey: is not a key" in refused.err
+
+
+def test_json_says_that_a_file_is_good(ctl: Ctl, tmp_path: Path, config: Path, xeon: Path) -> None:
+    checked = ctl("check-config", config, "--sysroot", xeon, "--json")
+    assert (checked.status, checked.err) == (0, "")
+    document = checked.json()
+    assert (document["valid"], document["errors"]) == (True, [])
+    missing = write_config(tmp_path, POOL.format(model="/srv/models/gone"))
+    warned = ctl("check-config", missing, "--sysroot", xeon, "--json")
+    assert (warned.status, warned.err) == (0, "")
+    (warning,) = warned.json()["warnings"]
+    assert warning.startswith("would not be started: cannot serve '/srv/models/gone'")
+
+
+def test_json_has_every_error_with_its_value(ctl: Ctl, tmp_path: Path) -> None:
+    text = 'when = 2025-11-21\n[[pool]]\nname = "Chat"\nplacment = {deep = [inf]}\n[health]\nfailures = 0\n'
+    file = write_config(tmp_path, text)
+    refused = ctl("check-config", file, "--json")
+    assert (refused.status, refused.err) == (1, "")
+    document = refused.json()
+    assert (document["valid"], document["warnings"]) == (False, [])
+    assert all(set(error) == {"file", "key", "value", "rule", "hint"} for error in document["errors"])
+    assert {error["key"]: error["value"] for error in document["errors"]} == {
+        "when": "2025-11-21",
+        "pool[0].name": "Chat",
+        "pool[0].placment": {"deep": ["inf"]},
+        "health.failures": 0,
+    }
+    (misspelled,) = (error for error in document["errors"] if error["key"] == "pool[0].placment")
+    assert misspelled["file"] == str(file)
+    assert misspelled["hint"] == 'did you mean "placement"?'
+
+
+def test_json_has_what_does_not_fit_the_machine(ctl: Ctl, tmp_path: Path, model: Path, xeon: Path) -> None:
+    file = write_config(tmp_path, f'{POOL.format(model=model)}nodes = "6"\n')
+    (error,) = ctl("check-config", file, "--sysroot", xeon, "--json").json()["errors"]
+    assert (error["key"], error["value"]) == ("pool[0].nodes", "6")
+    assert error["file"] == str(file)
+
+
+def test_json_of_a_file_that_is_not_there(ctl: Ctl, tmp_path: Path) -> None:
+    (error,) = ctl("check-config", tmp_path / "gone.toml", "--json").json()["errors"]
+    assert (error["file"], error["key"], error["value"]) == (f"{tmp_path}/gone.toml", "", None)
+    assert error["hint"] == "`ovms-scalerctl init` writes one from what it finds"

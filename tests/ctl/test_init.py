@@ -297,7 +297,8 @@ def test_at_a_terminal_it_asks_what_it_cannot_know(models: Path, file: Path, car
 
 def test_at_a_terminal_nothing_is_asked_with_no_input(models: Path, file: Path, cards: Path) -> None:
     with screen("init", "--no-input", "--models", models, "--output", file, "--sysroot", cards) as shown:
-        assert "say --placement numa, gpu or both" in shown.read_rest()
+        shown.read_rest()
+        assert "say --placement" in shown.text
         assert shown.process.wait() == 2
 
 

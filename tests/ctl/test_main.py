@@ -69,6 +69,13 @@ def test_wrong_usage_is_2_and_says_so(arguments: list[str], ctl: Ctl) -> None:
     assert "Error: " in refused.err
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("stat", "status"), ("drian", "drain"), ("chekc-config", "check-config")]
+)
+def test_a_verb_that_is_misspelled_is_guessed(typed: str, meant: str, ctl: Ctl) -> None:
+    assert f"Did you mean {meant!r}?" in ctl(typed).err
+
+
 def test_no_verb_is_wrong_usage_with_the_help(ctl: Ctl) -> None:
     shown = ctl()
     assert "Commands:" in shown.out + shown.err

@@ -103,3 +103,11 @@ def test_a_place_that_cannot_be_written_to_is_told(ctl: Ctl, config: Path, tmp_p
     refused = ctl("render", "--config", config, "--output", tmp_path / "file/out")
     assert refused.status == 1
     assert "cannot write" in refused.err
+
+
+def test_json_lists_the_files(ctl: Ctl, config: Path, tmp_path: Path) -> None:
+    rendered = ctl("render", "--config", config, "--output", tmp_path / "out", "--json")
+    assert (rendered.status, rendered.err) == (0, "")
+    files = rendered.json()["files"]
+    assert files == sorted(files)
+    assert all((tmp_path / "out" / path.lstrip("/")).is_file() for path in files)

@@ -63,7 +63,9 @@ def list_actions(preview: Preview, changes: Sequence[FileChange]) -> list[Action
         actions += [_file_action(change), {"action": verb, "unit": PROXY_UNIT}]
     if preview.target.wanted and changes and not any(path in preview.present for path in preview.owners):
         actions.append({"action": "start", "unit": TARGET_UNIT})
-    for name in dict.fromkeys(change.instance for change in changes if change.instance is not None):
+    owners = {change.instance for change in changes if change.instance is not None}
+    # In the order of the plan, so that "numa10" comes after "numa9"; then those that are no longer wanted.
+    for name in dict.fromkeys([*(one for one in preview.target.wanted if one in owners), *sorted(owners)]):
         actions += _instance_actions(preview, name, [one for one in changes if one.instance == name])
     return actions
 

@@ -34,6 +34,16 @@ class _OutputClosed(Exception):
 
 
 class _Verbs(click.Group):
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            if close := difflib.get_close_matches(args[0], self.commands, n=1):
+                error.message += f" Did you mean {close[0]!r}?"
+            raise
+
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)

@@ -16,6 +16,7 @@ from ovms_scaler.ctl.output import printable
 from ovms_scaler.ctl.tables import cell, indented, make_table, show, stack
 from ovms_scaler.offline import Preview
 
+_FIRST = "next: ovms-scalerctl init"
 _DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
 
 
@@ -36,7 +37,7 @@ def render_plan(config: Config, preview: Preview) -> RenderableType:
     for pool in config.spec.pool:
         parts += [*_render_pool(pool, [one for one in instances if one.pool == pool.name]), ""]
     if not config.spec.pool:
-        parts += [cell(f"No pool in {config.file}: nothing would serve."), ""]
+        parts += [cell(f"No pool in {config.file}: nothing would serve."), indented(_FIRST), ""]
     waiting = [one for one in instances if one.is_waiting]
     parts += _render_reasons("Waiting", "bold yellow", waiting)
     parts += _render_reasons(

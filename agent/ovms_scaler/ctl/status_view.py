@@ -37,7 +37,8 @@ def render_status(document: Mapping[str, Any], *, now: float) -> RenderableType:
     if rows:
         parts += [_render_table(rows, now), ""]
     elif not table(document, "proxy").get("listen"):
-        parts += [cell(f"No instance is wanted: {_config_file(document)} has no pool."), ""]
+        parts += [cell(f"No instance is wanted: {_config_file(document)} has no pool.")]
+        parts += [indented("next: ovms-scalerctl init"), ""]
     elif not parse_empty_pools(document):
         parts += [cell("The agent has not looked at the instances yet."), ""]
     parts += _render_explanations(rows, now)

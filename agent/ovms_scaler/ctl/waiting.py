@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Column
 
 from ovms_scaler.core.news import Row, parse_rows, table
 from ovms_scaler.ctl import output, tables
 from ovms_scaler.ctl.exits import Exit
 
 INTERVAL_SEC = 0.2
+_BAR = 20  # columns
 _BROKEN = ("failed", "quarantined")
 # What a configuration is about beside instances, whose names have a hyphen.
 _PROXY, _AGENT = _REST = ("proxy", "agent")
@@ -142,15 +144,16 @@ def _reporter(verb: str, *, as_json: bool) -> Iterator[Callable[[Progressed], No
     if as_json:
         yield lambda _: None
     elif output.is_terminal():
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        with Progress(*columns, console=tables.console(), auto_refresh=False) as bar:
-            task = bar.add_task(verb, total=None)
+        rest = TextColumn("{task.fields[rest]}", markup=False, table_column=Column(ratio=1, no_wrap=True))
+        columns = (TextColumn("{task.description}"), BarColumn(_BAR), MofNCompleteColumn(), rest)
+        with Progress(*columns, console=tables.console(), auto_refresh=False, expand=True) as bar:
+            task = bar.add_task(verb, total=None, rest="")
 
             def draw(progress: Progressed) -> None:
-                what = "; ".join(f"{name} {text}" for name, text in progress.others.items())
-                description = output.printable(f"{verb}: {what}" if what else verb)
+                # What does not fit is cut off, the bar never.
+                text = "; ".join(f"{name} {state}" for name, state in progress.others.items())
                 done, total = len(progress.done), len(progress.done) + len(progress.others)
-                bar.update(task, completed=done, total=total, description=description, refresh=True)
+                bar.update(task, completed=done, total=total, rest=output.printable(text), refresh=True)
 
             yield draw
     else:

@@ -161,19 +161,21 @@ def bench(*, html: Path | None, as_json: bool, **options: Any) -> Exit:
     """
     from ovms_scaler.ctl.benching import bench as measure
 
-    document = measure(_make_request(**options))
+    request = _make_request(**options)
     if html is not None:
-        from ovms_scaler.bench.report import render_report
-
-        html.write_text(render_report(document), encoding="utf-8")
+        html.open("a").close()  # better now than after an hour
+    document = measure(request)
     if as_json:
         output.show_json(document)
     else:
         from ovms_scaler.ctl.bench_view import show_report
 
         show_report(document)
-        if html is not None:
-            output.show(f"report: {html}")
+    if html is not None:
+        from ovms_scaler.bench.report import render_report
+
+        html.write_text(render_report(document), encoding="utf-8")
+        output.complain(f"report: {html}")
     return _judge(document)
 
 
