@@ -51,9 +51,19 @@ ARROWS = {
 
 # What of the standard library neither reaches outside the process nor knows the time.
 PURE = {
-    "bisect", "collections", "dataclasses", "difflib", "enum", "functools", "hashlib", "ipaddress", "itertools",
-    "json", "math", "re", "types", "typing", "pathlib.PurePosixPath", "posixpath", "textwrap",
+    "bisect", "collections", "dataclasses", "difflib", "enum", "functools", "hashlib", "ipaddress",
+    "itertools", "json", "math", "re", "types", "typing", "pathlib.PurePosixPath", "posixpath", "textwrap",
 }  # fmt: skip
+
+# What of bench decides nothing but by what it is given; chance comes from a seed there.
+PURE_BENCH = {
+    f"bench/{name}.py"
+    for name in (
+        "comparing", "dataset", "lengths", "load", "outcome", "plots", "prompts", "report_plots", "rows", "run",
+        "scaling", "schedule", "series", "statistics", "stream", "summary", "whole",
+    )
+}  # fmt: skip
+PURE_TO_BENCH = PURE | {"html", "random", "statistics", "tomllib"}
 
 # posixpath is text only in these of its functions.
 PURE_PATHS = {"basename", "dirname", "isabs", "join", "normpath"}
@@ -124,6 +134,19 @@ def test_imports_follow_the_arrows(module: Path) -> None:
         and name.split(".")[1] not in allowed
     ]
     assert not wrong
+
+
+@pytest.mark.parametrize("module", [one for one in MODULES if name_of(one) in PURE_BENCH], ids=name_of)
+def test_figures_are_pure(module: Path) -> None:
+    names = [name for name in read_imports(module) if not name.startswith("ovms_scaler.")]
+    assert not [name for name in names if name not in PURE and name.partition(".")[0] not in PURE_TO_BENCH]
+    assert not BANNED_BUILTINS & set(read_calls(module))
+    ours = {name.split(".")[2] for name in read_imports(module) if name.startswith("ovms_scaler.bench.")}
+    assert {f"bench/{name}.py" for name in ours} <= PURE_BENCH
+
+
+def test_what_is_said_to_be_pure_is_there() -> None:
+    assert {name_of(module) for module in MODULES} >= PURE_BENCH
 
 
 @pytest.mark.parametrize(
