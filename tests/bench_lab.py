@@ -11,10 +11,10 @@ from socket import SO_LINGER, SOL_SOCKET
 from typing import Any
 
 from ovms_scaler.bench.client import Endpoint
-from ovms_scaler.bench.fleet import Run
 from ovms_scaler.bench.lengths import parse_lengths
 from ovms_scaler.bench.load import Load
 from ovms_scaler.bench.outcome import Outcome
+from ovms_scaler.bench.run import Run
 
 MODEL = "org/tiny"
 STREAM = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nX-OVMS-Instance: chat-numa0\r\n"

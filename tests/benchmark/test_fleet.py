@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from bench_lab import Caller, good, load, serving
 
-from ovms_scaler.bench.fleet import Fleet, Run
+from ovms_scaler.bench.fleet import Fleet
 from ovms_scaler.bench.load import Load, make_asks
 from ovms_scaler.bench.outcome import Kind, Outcome
+from ovms_scaler.bench.run import Run
 from ovms_scaler.bench.summary import summarise
 from ovms_scaler.errors import HostError
 

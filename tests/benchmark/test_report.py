@@ -156,7 +156,7 @@ def test_a_note_of_many_measurements_comes_once() -> None:
     found = document(Findings(measurements=[measurement(f"run {number}") for number in range(3)]))
     (note,) = found["notes"]
     assert note.startswith("FEW REQUESTS: ")
-    assert note.endswith("(in run 0, run 1, run 2)")
+    assert note.endswith("(in all 3 measurements)")
 
 
 @pytest.mark.parametrize(

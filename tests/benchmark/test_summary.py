@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from bench_lab import outcome, run
 
-from ovms_scaler.bench.fleet import WorkerReport
 from ovms_scaler.bench.outcome import Failure, Kind, Outcome, outcome_document, parse_outcome
+from ovms_scaler.bench.run import WorkerReport
 from ovms_scaler.bench.series import draw_series, ecdf
 from ovms_scaler.bench.summary import list_notes, summarise
 

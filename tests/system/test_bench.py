@@ -22,10 +22,9 @@ from system.agent_host import (
     wait_until_routed,
 )
 
-pytestmark = on_bookworm
 ONE, OTHER = "chat-numa0.0", "chat-numa0.1"
 UNIT = "lab-bench.service"
-REPORT = "/run/lab/bench.json"
+REPORT, PAGE = "/run/lab/bench.json", "/run/lab/bench.html"
 # Of 100 tokens at 10 ms each.
 LOAD = ("--num-prompts", "60", "--max-concurrency", "8", "--output-len", "100", "--workers", "2", "--json")
 
@@ -65,7 +64,7 @@ def wait_for_streams(host: Host, port: int, count: int) -> None:
 
 def test_an_instance_that_dies_in_the_middle_is_told_as_it_was(host: Host) -> None:
     wait_until_routed(host, 2)
-    begin(host, *LOAD)
+    begin(host, *LOAD, "--html", PAGE)
     wait_for_streams(host, find_instance(read_status(host), OTHER)["port"], 4)
     kill(host, read_pids(host)[OTHER])
     status, report = end(host)
@@ -82,9 +81,11 @@ def test_an_instance_that_dies_in_the_middle_is_told_as_it_was(host: Host) -> No
     # The engine's own count: 100 tokens each.
     assert summary["generated_tokens"] == summary["successful_requests"] * 100
     assert summary["tpot_sec"]["median"] >= 0.009
+    assert "Failed requests over time" in host.read(PAGE)
     wait_until_routed(host, 2)
 
 
+@on_bookworm
 def test_a_curve_drains_and_takes_back(host: Host) -> None:
     wait_until_routed(host, 2)
     before = read_pids(host)
@@ -103,6 +104,7 @@ def test_a_curve_drains_and_takes_back(host: Host) -> None:
     assert (before[ONE] == after[ONE], before[OTHER] == after[OTHER]) == (True, False)
 
 
+@on_bookworm
 def test_what_was_drained_is_taken_back_after_a_sigterm(host: Host) -> None:
     wait_until_routed(host, 2)
     begin(host, *LOAD, "--scale", "1", "--num-prompts", "10000")
@@ -116,6 +118,7 @@ def test_what_was_drained_is_taken_back_after_a_sigterm(host: Host) -> None:
     wait_until_routed(host, 2)
 
 
+@on_bookworm
 def test_two_configurations_take_turns_and_the_first_is_put_back(host: Host) -> None:
     wait_until_routed(host, 2)
     before = host.read(CONFIG)

@@ -98,7 +98,11 @@ def gather_notes(measurements: Sequence[Mapping[str, Any]]) -> list[str]:
             by_kind.setdefault(note.partition(":")[0], (note, []))[1].append(one["label"])
     if len(measurements) == 1:
         return [text for text, _ in by_kind.values()]
-    return [f"{text} (in {', '.join(labels)})" for text, labels in by_kind.values()]
+    return [f"{text} ({_where(labels, len(measurements))})" for text, labels in by_kind.values()]
+
+
+def _where(labels: Sequence[str], count: int) -> str:
+    return f"in all {count} measurements" if len(labels) == count else f"in {'; '.join(labels)}"
 
 
 def describe_prompts(load: Load, sample: Sample | None) -> str:

@@ -14,36 +14,13 @@ from typing import Any
 from ovms_scaler.bench.client import Endpoint
 from ovms_scaler.bench.load import Ask, Load
 from ovms_scaler.bench.outcome import Failure, Kind, Outcome, parse_outcome
+from ovms_scaler.bench.run import Run, WorkerReport
 from ovms_scaler.bench.worker import LINE_BYTES
 from ovms_scaler.errors import HostError
 
 # Between the moment when everything is handed out and the first request.
 LEAD_SEC = 0.1
 END_SEC = 5.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerReport:
-    """How busy one process was: its share of a core, and how late its event loop was, each 20 ms."""
-
-    pid: int
-    cpu_share: float
-    lags: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """One run; ``began_at`` is seconds since the epoch.
-
-    ``unfinished`` is how many requests were given up or never sent.
-    """
-
-    outcomes: tuple[Outcome, ...]
-    workers: tuple[WorkerReport, ...]
-    began_at: float
-    duration_sec: float
-    unfinished: int = 0
-    is_interrupted: bool = False
 
 
 @dataclass(slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from ovms_scaler.bench import report_plots, rows
 from ovms_scaler.bench.plots import draw
 
 Document = Mapping[str, Any]
+_COLUMNS = 4
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -34,8 +35,7 @@ def render_report(document: Document) -> str:
             for plot in report_plots.list_plots(document)
         ],
         curve_plot=_draw_curve(document),
-        table=make_table(document["measurements"]),
-        resources=make_resources(document["measurements"]),
+        tables=[make_table(several) for several in _beside(document["measurements"])],
         machine=list_machine(document),
     )
 
@@ -64,15 +64,20 @@ def list_tiles(measurements: Sequence[Document]) -> list[tuple[str, str, str]]:
     ]
 
 
-def make_table(measurements: Sequence[Document]) -> list[dict[str, Any]]:
-    """Sections of rows, of which each has one figure for each measurement."""
-    every = [rows.result_sections(one["summary"]) for one in measurements]
-    return _side_by_side(every)
+def make_table(measurements: Sequence[Document]) -> dict[str, Any]:
+    """Sections of rows of results, then of the machine; each row has one figure for each measurement."""
+    results = [rows.result_sections(one["summary"]) for one in measurements]
+    machine = [rows.resource_sections(one["resources"], one["summary"]) for one in measurements]
+    return {
+        "labels": [one["label"] for one in measurements],
+        "results": _side_by_side(results),
+        "machine": _side_by_side(machine),
+    }
 
 
-def make_resources(measurements: Sequence[Document]) -> list[dict[str, Any]]:
-    """The same of the machine and the client."""
-    return _side_by_side([rows.resource_sections(one["resources"], one["summary"]) for one in measurements])
+def _beside(measurements: Sequence[Document]) -> list[Sequence[Document]]:
+    """As many as fit beside each other on paper."""
+    return [measurements[index : index + _COLUMNS] for index in range(0, len(measurements), _COLUMNS)]
 
 
 def list_machine(document: Document) -> list[tuple[str, str]]:

@@ -4,8 +4,8 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from ovms_scaler.bench.fleet import Run
 from ovms_scaler.bench.outcome import Outcome
+from ovms_scaler.bench.run import Run
 from ovms_scaler.bench.statistics import percentile
 
 _POINTS = 200

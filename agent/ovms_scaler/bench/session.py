@@ -9,12 +9,13 @@ from typing import Any, Protocol
 
 from ovms_scaler.bench.client import Endpoint
 from ovms_scaler.bench.dataset import Conversation
-from ovms_scaler.bench.fleet import Fleet, Run
+from ovms_scaler.bench.fleet import Fleet
 from ovms_scaler.bench.front import explain_failure
 from ovms_scaler.bench.load import Load, make_asks
 from ovms_scaler.bench.outcome import Outcome
 from ovms_scaler.bench.resources import Resources, collect, sampled
 from ovms_scaler.bench.rotation import StoppedError
+from ovms_scaler.bench.run import Run
 from ovms_scaler.bench.series import draw_series
 from ovms_scaler.bench.summary import Summary, list_notes, summarise
 
@@ -133,6 +134,7 @@ def _note_others(resources: Resources, run: Run) -> list[str]:
     The front counts those that ended; ours may end after the last look.
     """
     counted, ours = resources.front_requests, len(run.outcomes)
-    if counted is None or counted <= ours * (1 + _OTHERS_SHARE) + 1:
+    # Those that were given up are counted by the front, too, once it notices.
+    if counted is None or run.is_interrupted or counted <= ours * (1 + _OTHERS_SHARE) + 1:
         return []
     return [f"OTHERS USED THE FRONT MEANWHILE: {counted - ours} requests were not of this run."]

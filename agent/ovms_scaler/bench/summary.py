@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ovms_scaler.bench.fleet import Run, WorkerReport
 from ovms_scaler.bench.outcome import Kind, Outcome
+from ovms_scaler.bench.run import Run, WorkerReport
 from ovms_scaler.bench.statistics import Spread, describe, percentile
 
 # From which share of a core on a process of the client has no time left for its own clock.

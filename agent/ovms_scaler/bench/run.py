@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What came of one run, before anything is made of it."""
+
+from dataclasses import dataclass
+
+from ovms_scaler.bench.outcome import Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerReport:
+    """How busy one process was: its share of a core, and how late its event loop was, each 20 ms."""
+
+    pid: int
+    cpu_share: float
+    lags: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One run; ``began_at`` is seconds since the epoch.
+
+    ``unfinished`` is how many requests were given up or never sent.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    workers: tuple[WorkerReport, ...]
+    began_at: float
+    duration_sec: float
+    unfinished: int = 0
+    is_interrupted: bool = False
