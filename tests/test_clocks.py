@@ -13,8 +13,8 @@ PACKAGE = Path(ovms_scaler.__file__).parent
 # ctl shows things to people, and does nothing else.
 DECIDING = sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] != "ctl")
 
-# Where it is taken down since when something holds, for people to see, or where the clock itself is judged and
-# the dates in a certificate: function by module.
+# Where it is taken down since when something holds, for people to see, or where the clock itself is judged
+# and the dates in a certificate: function by module.
 SHOWN = {
     "bench/fleet.py": {"run"},
     "bench/report.py": {"render_report"},

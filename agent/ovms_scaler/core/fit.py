@@ -57,7 +57,7 @@ def judge(
 
 
 def least_bytes(pool: Pool, weights_bytes: int) -> int:
-    """What an instance on CPUs needs in any case: its weights once, its cache and the rest of the process."""
+    """What an instance on CPUs needs in any case: its weights once, its cache and what else it has."""
     return weights_bytes + (pool.graph.cache_size or 0) * GIB + RESERVE_BYTES
 
 
