@@ -115,6 +115,45 @@ def test_plan_for_a_change_that_fails_stops_at_the_first_instance() -> None:
     assert len(host.routed(changed)) == 1
 
 
+def halted() -> tuple[World, Target, str]:
+    """A change that failed on the first of two instances, and the other one, which serves."""
+    host, _ = started()
+    changed = world.target(PHYSICAL)
+    while not (new := [name for name, one in host.health.items() if not one.warmed]):
+        host.step(changed)
+    host.end(new[0], state="failed", result="exit-code")
+    host.step(changed)
+    (other,) = host.routed(changed)
+    return host, changed, other
+
+
+def test_plan_leaves_one_that_crashes_while_a_change_is_halted_as_it_was() -> None:
+    host, changed, other = halted()
+    before, cpus = host.files[other], host.cpus[other]
+    host.end(other, state="activating")  # and systemd is about to start it again
+    for _ in range(3):
+        host.step(changed)
+    assert host.units[other].active_state == "activating"
+    host.run(other, cpus)
+    host.argv[other] = changed.wanted[other].argv
+    host.settle(changed)
+    assert host.routed(changed) == {other}
+    assert (host.files[other], host.cpus[other]) == (before, cpus)
+    # What mends the first one lets the change go on.
+    first = next(name for name in BOTH if name != other)
+    host.run(first, changed.wanted[first].instance.cpus)
+    host.settle(changed)
+    assert host.files[other] == dict(changed.wanted[other].files)
+    assert host.routed(changed) == BOTH
+
+
+def test_plan_changes_one_that_is_given_up_although_the_change_failed_elsewhere() -> None:
+    host, changed, other = halted()
+    host.end(other, state="failed", result="exit-code")
+    host.settle(changed)
+    assert host.files[other] == dict(changed.wanted[other].files)
+
+
 def test_plan_drains_before_it_stops() -> None:
     host, _ = started()
     changed = world.target(PHYSICAL)

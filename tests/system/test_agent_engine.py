@@ -109,6 +109,9 @@ def test_release_that_does_not_serve_halts_at_the_first_instance_and_is_rolled_b
         assert left in before.items()
         # Who has not gone over starts what it ran, also when it crashes now.
         agent_host.kill(host, left[1])
+        host.wait_for(
+            lambda: agent_host.read_pids(host).get(left[0], left[1]) != left[1], 30, "another process"
+        )
         agent_host.wait_until_routed(host, 1)
         assert find_programs(host) == {"/opt/ovms/bin/ovms"}
         waiting = agent_host.read_pids(host)

@@ -14,6 +14,7 @@ from ovms_scaler.core.actions import Action, Kill, Start, StartTarget, Stop, Wri
 from ovms_scaler.core.cpulist import format_cpu_list
 from ovms_scaler.core.draining import drain, drained_verdict, plan_drained, plan_unwanted
 from ovms_scaler.core.facts import Facts, InstanceFacts
+from ovms_scaler.core.halting import find_held_back
 from ovms_scaler.core.lifecycle import State, Verdict, is_outdated, judge
 from ovms_scaler.core.proxy_plan import RETRY_SEC, plan_proxy
 from ovms_scaler.core.reasons import defer, explain, tell_outlived
@@ -57,6 +58,7 @@ class _Pass:
     stays: frozenset[str]
     leaves: frozenset[str]
     turns: frozenset[str]
+    held_back: frozenset[str]
 
 
 def plan(target: Target, facts: Facts, *, allow_outage: bool = False) -> Plan:
@@ -84,6 +86,7 @@ def plan(target: Target, facts: Facts, *, allow_outage: bool = False) -> Plan:
         stays=frozenset(one.instance for members in rotation.members.values() for one in members),
         leaves=frozenset(name for action in proxy.actions for name in action.removed),
         turns=turns,
+        held_back=find_held_back(target, facts, judged),
     )
     actions: list[Action] = [*proxy.actions]
     wakes = [proxy.wake_in_sec]
@@ -157,7 +160,10 @@ def _plan_one(now: _Pass, name: str, verdict: Verdict) -> Step:
         stays=name in now.stays,
         turn=name in now.turns,
     )
-    return _plan_able(wanted, facts, verdict, repair, routed=name in now.routed)
+    is_changed = name not in now.held_back and is_outdated(
+        wanted, facts.instances.get(name, InstanceFacts())
+    )
+    return _plan_able(wanted, facts, verdict, repair, routed=name in now.routed, is_changed=is_changed)
 
 
 def _plan_out(wanted: Wanted, facts: Facts, verdict: Verdict, rules: GpuRules, *, routed: bool) -> Step:
@@ -178,17 +184,25 @@ def _plan_out(wanted: Wanted, facts: Facts, verdict: Verdict, rules: GpuRules, *
     return plan_recovery(instance, *hang, own, rules, now_sec=facts.now_sec, routed=routed)
 
 
-def _plan_able(wanted: Wanted, facts: Facts, verdict: Verdict, repair: Step | None, *, routed: bool) -> Step:
+def _plan_able(
+    wanted: Wanted,
+    facts: Facts,
+    verdict: Verdict,
+    repair: Step | None,
+    *,
+    routed: bool,
+    is_changed: bool,
+) -> Step:
     """The steps of one whose GPUs are all right; one that hangs would drain for ever."""
     own = facts.instances.get(wanted.instance.id, InstanceFacts())
     is_drained = wanted.instance.id in facts.orders.drained
-    is_due = is_drained or is_outdated(wanted, own) or due_restart(wanted, own, facts.orders) is not None
+    is_due = is_drained or is_changed or due_restart(wanted, own, facts.orders) is not None
     if repair is not None and (repair.actions or not is_due):
         return repair if routed or not is_due else replace(repair, actions=_for_good(repair.actions))
     if is_drained:
         steps, verdict = plan_drained(wanted.instance, own, verdict, routed=routed)
     else:
-        steps, verdict = _plan_instance(wanted, facts, verdict, routed=routed)
+        steps, verdict = _plan_instance(wanted, facts, verdict, routed=routed, outdated=is_changed)
     return Step(actions=tuple(steps), verdict=verdict)
 
 
@@ -230,12 +244,11 @@ def _all_stopped(verdict: Verdict) -> Verdict:
 
 
 def _plan_instance(
-    wanted: Wanted, facts: Facts, verdict: Verdict, *, routed: bool
+    wanted: Wanted, facts: Facts, verdict: Verdict, *, routed: bool, outdated: bool
 ) -> tuple[list[Action], Verdict]:
     name = wanted.instance.id
     own = facts.instances.get(name, InstanceFacts())
     unit = own.unit
-    outdated = is_outdated(wanted, own)
     restart = due_restart(wanted, own, facts.orders)
     if unit is None:
         return [], verdict

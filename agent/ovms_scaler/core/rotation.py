@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from ovms_scaler.core import nginx
 from ovms_scaler.core.facts import Facts, InstanceFacts
+from ovms_scaler.core.halting import BROKEN, find_held_back, has_failed_anew
 from ovms_scaler.core.lifecycle import State, Verdict, is_outdated
 from ovms_scaler.core.naming import renamed
 from ovms_scaler.core.orders import Drain, Orders, Restart
@@ -24,9 +25,6 @@ COMING = frozenset(
         State.ejected,
     }
 )
-
-# States that end a rolling change: what broke one instance is not done to the next.
-BROKEN = frozenset({State.failed, State.quarantined})
 
 _OTHER_NAME = "those in rotation serve another model name: to take their place needs an outage"
 _UNWANTED = "no longer in the configuration, but no other one serves: it stays unless an outage is allowed"
@@ -101,7 +99,7 @@ def rotate(
         staying, going = _part(target, facts, verdicts, able, turns, held, allow_outage=allow_outage)
         leaving |= going
         joining = [
-            name for name in able if name not in routed and _may_join(target.wanted[name], facts, verdicts)
+            name for name in able if name not in routed and _may_join(target, name, facts, verdicts)
         ] or _doubted(target, facts, verdicts, able, staying - going)
         if not allow_outage and any(_renamed(name, target, facts) for name in staying - going):
             kept_out |= dict.fromkeys(joining, _OTHER_NAME)
@@ -217,9 +215,7 @@ def _is_awaited(name: str, target: Target, facts: Facts, verdicts: Mapping[str, 
     if state is State.absent and core_user(target.wanted[name], facts) is not None:
         return False
     if state in BROKEN:
-        return target.wanted[name].instance.problem is None and not is_outdated(
-            target.wanted[name], facts.instances[name]
-        )
+        return has_failed_anew(target, facts, verdicts, name)
     return state in COMING or state is State.ready
 
 
@@ -245,17 +241,17 @@ def _doubted(
         health = facts.instances[name].health
         if name not in routed and verdicts[name].state is State.suspect and health and not health.failures:
             trusted = {**verdicts, name: Verdict(state=State.ready)}
-            found += [name] if _may_join(target.wanted[name], facts, trusted) else []
+            found += [name] if _may_join(target, name, facts, trusted) else []
     return found
 
 
-def _may_join(wanted: Wanted, facts: Facts, verdicts: Mapping[str, Verdict]) -> bool:
-    instance = facts.instances[wanted.instance.id]
+def _may_join(target: Target, name: str, facts: Facts, verdicts: Mapping[str, Verdict]) -> bool:
+    wanted, instance = target.wanted[name], facts.instances[name]
     return (
-        verdicts[wanted.instance.id].state is State.ready
-        and wanted.instance.id not in facts.orders.drained
+        verdicts[name].state is State.ready
+        and name not in facts.orders.drained
         and due_restart(wanted, instance, facts.orders) is None
-        and not is_outdated(wanted, instance)
+        and (not is_outdated(wanted, instance) or name in find_held_back(target, facts, verdicts))
         and instance.exec is not None
         and instance.process is not None
     )

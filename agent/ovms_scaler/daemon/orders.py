@@ -9,9 +9,9 @@ import structlog
 
 from ovms_scaler.core import ordering
 from ovms_scaler.core.facts import Facts
+from ovms_scaler.core.halting import BROKEN
 from ovms_scaler.core.lifecycle import Verdict
 from ovms_scaler.core.orders import Orders, Restart
-from ovms_scaler.core.rotation import BROKEN
 from ovms_scaler.core.target import Target
 from ovms_scaler.daemon.apply import Applier
 from ovms_scaler.errors import HostError, RefusedError

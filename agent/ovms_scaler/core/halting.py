@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who goes on with what it was started from, as what it would be changed to has failed on another one."""
+
+from collections.abc import Mapping
+
+from ovms_scaler.core.facts import Facts, InstanceFacts
+from ovms_scaler.core.lifecycle import State, Verdict, is_outdated
+from ovms_scaler.core.naming import renamed
+from ovms_scaler.core.target import Target
+
+# States that end a rolling change: what broke one instance is not done to the next.
+BROKEN = frozenset({State.failed, State.quarantined})
+
+
+def find_held_back(target: Target, facts: Facts, verdicts: Mapping[str, Verdict]) -> frozenset[str]:
+    """Instances that run, also those which systemd is about to start again, and must not be changed now.
+
+    One that crashes while a change is halted would else be changed because it is out of rotation anyway, and
+    take the last one that serves down with it.
+    """
+    return frozenset(
+        name
+        for name in target.wanted
+        if _is_changeable(target, facts, name) and _is_halted(target, facts, verdicts, name)
+    )
+
+
+def has_failed_anew(target: Target, facts: Facts, verdicts: Mapping[str, Verdict], name: str) -> bool:
+    """Whether it does not run, or not as it should, although its files are those of the target."""
+    wanted, own = target.wanted[name], facts.instances.get(name, InstanceFacts())
+    is_broken = verdicts[name].state in BROKEN
+    return is_broken and wanted.instance.problem is None and not is_outdated(wanted, own)
+
+
+def _is_changeable(target: Target, facts: Facts, name: str) -> bool:
+    wanted, own = target.wanted[name], facts.instances.get(name, InstanceFacts())
+    runs = own.unit is not None and own.unit.is_running
+    # What one that is about to be started again serves is known when it runs.
+    is_renamed = own.exec is not None and renamed(wanted, own) is not None
+    return runs and is_outdated(wanted, own) and not is_renamed
+
+
+def _is_halted(target: Target, facts: Facts, verdicts: Mapping[str, Verdict], name: str) -> bool:
+    others = target.upstream_members(target.wanted[name].upstream)
+    return any(
+        other not in facts.orders.drained and has_failed_anew(target, facts, verdicts, other)
+        for other in others
+        if other != name
+    )
