@@ -223,7 +223,7 @@ async def test_screen_readers_are_told_everything(browser: Browser, server: Page
         "fast-gpu-0000:9a:00.0 GPU 0000:9a:00.0, port 8008",
     ]  # fmt: skip
     assert [name for role, name in tree if role in ("image", "img")] == [
-        f"Node {number}: 16 cores, each marked with the letter of its instance" for number in (0, 1)
+        f"Node {number}: 16 cores, marked by instance" for number in (0, 1)
     ]  # fmt: skip
     assert [name for role, name in tree if role == "button"] == ["Copy ovms-scalerctl topology"] * 2
     # Cells of figures, and what the drawing is made of, are not read out one by one.

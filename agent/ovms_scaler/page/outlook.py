@@ -12,6 +12,7 @@ from ovms_scaler.page.steps import Piece, commands
 
 # More instances than these are in the table only.
 SHOWN = 6
+ACTIONS = 4
 ON_THE_WAY = frozenset({"starting", "loading", "warming"})
 _LEVELS = ("bad", "attention", "good")
 
@@ -37,7 +38,7 @@ class Outlook:
     call: str
     troubles: tuple[Trouble, ...]
     hidden: int
-    doing: tuple[str, ...]
+    doing: str
 
 
 def read_outlook(status: Document, rows: Sequence[InstanceRow], *, now: float | None) -> Outlook:
@@ -51,7 +52,7 @@ def read_outlook(status: Document, rows: Sequence[InstanceRow], *, now: float | 
     if not status or (not rows and _listen(status) and not general):
         return Outlook(
             level="unknown", headline="The agent has not looked at the instances yet",
-            call="It does so within seconds of its start.", troubles=(), hidden=0, doing=(),
+            call="It does so within seconds of its start.", troubles=(), hidden=0, doing="",
         )  # fmt: skip
     is_good = news.is_good(status)
     wanted = [row.mark for row in rows if row.is_wanted]
@@ -61,8 +62,13 @@ def read_outlook(status: Document, rows: Sequence[InstanceRow], *, now: float | 
         call=_call(troubles, wanted, is_good=is_good),
         troubles=(*general, *of_instances[:SHOWN]),
         hidden=len(of_instances[SHOWN:]),
-        doing=read_texts(status, "actions"),
+        doing=_doing(read_texts(status, "actions")),
     )
+
+
+def _doing(actions: Sequence[str]) -> str:
+    more = len(actions) - ACTIONS
+    return "; ".join([*actions[:ACTIONS], *([f"and {more} more"] if more > 0 else [])])
 
 
 def _level(troubles: Sequence[Trouble], wanted: Sequence[Mark], *, is_good: bool) -> str:

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Puts the present state in place of the one that is shown; without this script the page is what it was when loaded.
+// Puts the present state in place of the one that is shown. Without it the page is what it was when loaded.
 "use strict";
 (() => {
   const PERIOD_MS = 2000;
