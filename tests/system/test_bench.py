@@ -38,8 +38,8 @@ def host(installed_image: Image) -> Iterator[Host]:
 def begin(host: Host, *arguments: str) -> None:
     """Start it as a service, so that what it prints and how it ends can be looked at."""
     host.run("rm", "-f", REPORT)
-    output = f"--property=StandardOutput=truncate:{REPORT}"
-    settings = ("--quiet", "--property=RemainAfterExit=yes", "--property=KillMode=mixed", output)
+    output = (f"--property=StandardOutput=truncate:{REPORT}", "--property=StandardError=journal")
+    settings = ("--quiet", "--property=RemainAfterExit=yes", "--property=KillMode=mixed", *output)
     host.run("systemd-run", f"--unit={UNIT}", *settings, "ovms-scalerctl", "bench", *arguments)
 
 
