@@ -141,11 +141,11 @@ def judge_client(
 ) -> ClientLoad:
     """Whether the figures are the server's, or rather those of a client that could not keep up."""
     lags = sorted(lag for one in workers for lag in one.lags)
-    lates = sorted(one.late_sec for one in outcomes if not _is_lost(one))
+    delays = sorted(one.late_sec for one in outcomes if not _is_lost(one))
     lag = percentile(lags, 99) if lags else None
-    late = percentile(lates, 99) if lates else None
+    late = percentile(delays, 99) if delays else None
     busiest = max((one.cpu_share for one in workers), default=None)
-    mean_late = sum(lates) / len(lates) if lates else 0.0
+    mean_late = sum(delays) / len(delays) if delays else 0.0
     limit = ""
     if any(_is_lost(one) for one in outcomes):
         limit = "one of its processes died"

@@ -198,22 +198,14 @@ def _make_request(
     insecure: bool,
     **options: Any,
 ) -> Any:
-    """Raises click.UsageError for what does not go together."""
+    """Raises click.UsageError for what is no value, or does not go together."""
     from ovms_scaler.bench.scaling import parse_scale
     from ovms_scaler.ctl.bench_place import Wish
     from ovms_scaler.ctl.benching import Request
 
-    if (compare or against_whole) and not allow_outage:
-        flag = "--compare" if compare else "--against-whole"
-        raise click.UsageError(
-            f"{flag} changes the configuration, and nobody serves for a while: give --allow-outage too"
-        )
-    if compare and (scale_text or against_whole):
-        raise click.UsageError("--compare and --scale are measured one after the other, not together")
-    if against_whole and not scale_text:
-        raise click.UsageError("--against-whole goes with --scale")
-    if options["url"] and (compare or scale_text):
-        raise click.UsageError("--scale and --compare direct the agent of this machine: not with --url")
+    _check_together(
+        scale_text, compare, against_whole=against_whole, allow_outage=allow_outage, url=options["url"]
+    )
     return Request(
         socket=socket,
         wish=Wish(
@@ -233,6 +225,28 @@ def _make_request(
         rounds=rounds or (3 if compare else 1),
         command=(PROGRAM, *sys.argv[1:]),
     )
+
+
+def _check_together(
+    scale_text: str | None,
+    compare: tuple[Path, Path] | None,
+    *,
+    against_whole: bool,
+    allow_outage: bool,
+    url: str,
+) -> None:
+    """Raises click.UsageError for what does not go together."""
+    if (compare or against_whole) and not allow_outage:
+        flag = "--compare" if compare else "--against-whole"
+        raise click.UsageError(
+            f"{flag} changes the configuration, and nobody serves for a while: give --allow-outage too"
+        )
+    if compare and (scale_text or against_whole):
+        raise click.UsageError("--compare and --scale are measured one after the other, not together")
+    if against_whole and not scale_text:
+        raise click.UsageError("--against-whole goes with --scale")
+    if url and (compare or scale_text):
+        raise click.UsageError("--scale and --compare direct the agent of this machine: not with --url")
 
 
 def _make_load(
