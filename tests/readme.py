@@ -9,7 +9,11 @@ README = Path(__file__).parent.parent / "README.md"
 FIRST_PAGE = "From a bare host to a served model"
 # The line above each block that the test of the first page does not type.
 MARK = "*Not typed by the test, which has no network:*"
-CONFIGURATION = re.compile(r"^cat >/etc/ovms-scaler/config\.toml <<'EOF'\n(.*?)^EOF$", re.M | re.S)
+# OVMS puts a model in the directory of its name below the repository.
+PULL = re.compile(
+    r"/bin/ovms --pull .*--source_model (?P<name>\S+) --model_name (?P=name) "
+    r"--model_repository_path (?P<repository>\S+)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +28,14 @@ class Block:
     def text(self) -> str:
         """The lines as they are copied."""
         return "".join(line + "\n" for line in self.lines)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """What clients call it, and where it lies."""
+
+    name: str
+    path: str
 
 
 def read_section(heading: str) -> str:
@@ -57,10 +69,10 @@ def read_first_page() -> list[Block]:
     return parse_blocks(read_section(FIRST_PAGE))
 
 
-def read_configuration() -> str:
-    """The configuration that the first page writes. Raises LookupError when it writes none."""
+def read_model() -> Model:
+    """The model that the first page pulls. Raises LookupError when it pulls none."""
     for block in read_first_page():
-        found = CONFIGURATION.search(block.text)
+        found = PULL.search(block.text)
         if found is not None:
-            return found[1]
-    raise LookupError("README.md writes no configuration")
+            return Model(name=found["name"], path=f"{found['repository']}/{found['name']}")
+    raise LookupError("README.md pulls no model")

@@ -2,7 +2,6 @@
 """README.md tells the truth, as far as that can be seen without a host."""
 
 import re
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,11 +46,9 @@ def test_first_page_marks_what_is_not_typed_and_no_more() -> None:
 
 
 def test_first_page_serves_the_model_that_it_gets_and_asks_for() -> None:
-    (pool,) = tomllib.loads(readme.read_configuration())["pool"]
-    text = readme.read_section(readme.FIRST_PAGE)
-    assert f"--source_model {pool['model_name']} --model_name {pool['model_name']} " in text
-    assert pool["model_path"] == f"/srv/models/{pool['model_name']}"
-    assert f'-d \'{{"model": "{pool["model_name"]}",' in text
+    model = readme.read_model()
+    assert model.path.startswith("/srv/models/")
+    assert f'-d \'{{"model": "{model.name}",' in readme.read_section(readme.FIRST_PAGE)
 
 
 def test_trouble_names_states_that_there_are() -> None:

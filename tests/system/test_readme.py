@@ -9,7 +9,6 @@ import io
 import json
 import re
 import tarfile
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,8 +49,7 @@ def put_in_place(host: Host, debs: list[Path]) -> None:
     """The package, and the model at its path; unreadable to others, as a download under umask 077 is."""
     for package in debs:
         host.write(f"/root/{package.name}", package.read_bytes())
-    (pool,) = tomllib.loads(readme.read_configuration())["pool"]
-    model = str(pool["model_path"])
+    model = readme.read_model().path
     host.run("mkdir", "--parents", model)
     host.run("tar", "-x", "-C", model, stdin=pack(paths.LAB / "standin" / "model"))
     host.run("chmod", "-R", "go=", "/srv/models")
