@@ -87,7 +87,7 @@ def look(
         os.path.abspath(binary) if binary is not None else search.find_program(os.environ.get("PATH", ""))
     )
     if program is None or not os.path.isfile(program):
-        hint = "unpack OpenVINO Model Server below /opt, or say --binary FILE"
+        hint = "ovms-scalerctl engine install TARBALL, or say --binary FILE"
         warnings.append(f"there is no program {program or Engine().binary!r} yet\n  hint: {hint}")
     return Findings(
         topology=topology,
