@@ -5,8 +5,9 @@ import os
 
 import pytest
 from doctor import plants_engine, plants_host, plants_kernel
-from doctor.plant import Plant
+from doctor.plant import Plant, add_to_pool, machine, setting
 from doctor_host import CONTENT, ENGINES, DoctorHost
+from machine_tree import number_cores
 
 from ovms_scaler.core.checks.catalogue import CHECKS
 from ovms_scaler.core.checks.finding import Finding
@@ -53,3 +54,22 @@ def test_most_checks_have_a_plant() -> None:
         "disk", "clock", "kernel-log", "instances",
     }  # fmt: skip
     assert {plant.check for plant in PLANTS.values()} == set(CHECKS) - elsewhere
+
+
+def test_instance_that_runs_needs_no_more_memory(host: DoctorHost) -> None:
+    plants_engine.PLANTS["memory in use"].make(host)
+    assert len(host.find("memory-free")) == 1
+    group = "sys/fs/cgroup/ovms.slice/ovms@chat-numa0.service/cgroup.events"
+    host.write(group, "populated 0\nfrozen 0\n")
+    assert len(host.find("memory-free")) == 1
+    host.write(group, "populated 1\nfrozen 0\n")
+    assert host.find("memory-free") == ()
+
+
+def test_balancing_is_harmless_where_nothing_is_bound_to_one_of_several_nodes(host: DoctorHost) -> None:
+    setting("kernel/numa_balancing", 1)(host)
+    assert host.find("numa-balancing") == ()
+    machine(cores=number_cores({0: 4, 1: 4}))(host)
+    assert len(host.find("numa-balancing")) == 1
+    add_to_pool('placement = "whole"\n')(host)
+    assert host.find("numa-balancing") == ()

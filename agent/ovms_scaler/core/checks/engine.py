@@ -92,7 +92,12 @@ def judge_version(facts: EngineFacts) -> Finding:
         return bad(check, subject, error.message, remedy)
     if _parse_numbers(version) < _OLDEST:
         reason = f"version {version.number} is older than 2025.1 and cannot serve a language model by itself"
-        return bad(check, subject, reason, f"ovms-scalerctl engine install a newer release ({_RELEASES})")
+        return bad(
+            check,
+            subject,
+            reason,
+            f"ovms-scalerctl engine install TARBALL, of a newer release ({_RELEASES})",
+        )
     return good(check, subject, f"version {version.number}")
 
 
