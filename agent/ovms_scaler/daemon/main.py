@@ -9,7 +9,7 @@ import os
 import pwd
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import structlog
@@ -88,40 +88,19 @@ def main() -> None:
 
 
 async def _run(config_file: Path, events: Events, tally: Tally) -> None:
-    memory, store, notifier = Memory(), Store(), Notifier()
-    async with await Systemd.open() as units:
+    store, admin, notifier = Store(), Admin(), Notifier()
+    # What is begun last is ended first, and systemd is left when all who ask it have ended.
+    async with await Systemd.open() as units, contextlib.AsyncExitStack() as stack:
+        stack.callback(_stopped, notifier)
         health = HealthWatch(
-            lambda port, timeout_sec: Engine(port, timeout_sec=timeout_sec),
+            _connect,
             lambda: agent.wake(),
             meter=Meter(read_cpu_sec=read_cpu_sec, read_gpu_idle_sec=read_gpu_idle_sec),
         )
-        proxy = Nginx(
-            Path(PROXY_DIRECTORY),
-            units,
-            hang_up=lambda pid, unit: send_signal(pid, signal.SIGHUP, unit=unit),
-        )
-        wedges, ends = Wedges(store), Ends(store)
-        observer = Observer(
-            units=units,
-            proxy=proxy,
-            store=store,
-            health=health,
-            memory=memory,
-            wedges=wedges,
-            ends=ends,
-            proxy_uid=_uid(PROXY_USER),
-        )
-        applier = Applier(
-            units=units,
-            proxy=proxy,
-            store=store,
-            memory=memory,
-            wedges=wedges,
-            ends=ends,
-            settled=lambda: agent.wake(),
-            kill=lambda pid, unit: send_signal(pid, signal.SIGKILL, unit=unit),
-        )
-        admin = Admin()
+        stack.push_async_callback(health.close)
+        wedges = Wedges(store)
+        observer, applier = _make_hands(units, store, health, wedges, settled=lambda: agent.wake())
+        stack.push_async_callback(applier.close)
         agent = Agent(
             config_file=config_file,
             resolve=_Resolver(CredentialStore(Path(PROXY_DIRECTORY))),
@@ -134,37 +113,64 @@ async def _run(config_file: Path, events: Events, tally: Tally) -> None:
             tally=tally,
         )
         units.subscribe(agent.wake)
-        devices = _watch_devices(agent)
         measuring = Measuring(agent.view, proxy_uid=_uid(PROXY_USER))
-        record = _open_record(health, observer.proxy_watch, measuring)
         control = Control(
             agent, answers={"events": events.answer, "measures": lambda _query: measuring.read()}
         )
-        metrics = Metrics(
-            status=agent.document,
-            measures=measuring.read,
-            tally=tally,
-            connect=lambda port, timeout_sec: Engine(port, timeout_sec=timeout_sec),
-        )
+        metrics = Metrics(status=agent.document, measures=measuring.read, tally=tally, connect=_connect)
+        for part in (control, metrics, admin):
+            stack.push_async_callback(part.close)
+        stack.callback(_open_record(health, observer.proxy_watch, measuring).close)
+        stack.callback(_watch_devices(agent).close)
         agent.load()
         await control.open()
         await _open_pages(admin, agent, measuring, events, metrics)
         logger.info("agent started", version=__version__)
-        recalling = asyncio.create_task(events.recall(), name="recall")
-        try:
-            await _until_terminated(agent)
-        finally:
-            notifier.stopping()
-            recalling.cancel()
-            devices.close()
-            record.close()
-            await admin.close()
-            await metrics.close()
-            await control.close()
-            await applier.close()
-            await health.close()
-            logger.info("agent stopped")
-            notifier.close()
+        stack.callback(asyncio.create_task(events.recall(), name="recall").cancel)
+        stack.callback(notifier.stopping)
+        await _until_terminated(agent)
+
+
+def _stopped(notifier: Notifier) -> None:
+    logger.info("agent stopped")
+    notifier.close()
+
+
+def _connect(port: int, timeout_sec: float) -> Engine:
+    return Engine(port, timeout_sec=timeout_sec)
+
+
+def _make_hands(
+    units: Systemd, store: Store, health: HealthWatch, wedges: Wedges, *, settled: Callable[[], None]
+) -> tuple[Observer, Applier]:
+    """What looks at the host, and what acts on it; ``settled`` is called when a job has ended."""
+    memory, ends = Memory(), Ends(store)
+    proxy = Nginx(
+        Path(PROXY_DIRECTORY),
+        units,
+        hang_up=lambda pid, unit: send_signal(pid, signal.SIGHUP, unit=unit),
+    )
+    observer = Observer(
+        units=units,
+        proxy=proxy,
+        store=store,
+        health=health,
+        memory=memory,
+        wedges=wedges,
+        ends=ends,
+        proxy_uid=_uid(PROXY_USER),
+    )
+    applier = Applier(
+        units=units,
+        proxy=proxy,
+        store=store,
+        memory=memory,
+        wedges=wedges,
+        ends=ends,
+        settled=settled,
+        kill=lambda pid, unit: send_signal(pid, signal.SIGKILL, unit=unit),
+    )
+    return observer, applier
 
 
 async def _open_pages(
