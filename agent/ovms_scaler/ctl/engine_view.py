@@ -4,10 +4,11 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from ovms_scaler.ctl import output, tables
 from ovms_scaler.ctl.tables import cell, indented, make_table, stack
@@ -85,12 +86,20 @@ def install_document(installed: Installed, *, sha256_given: bool) -> dict[str, A
     }
 
 
+def warn_of_sum(archive: Path, installed: Installed) -> None:
+    """Say what nobody has compared."""
+    output.complain(
+        f"warning: nobody vouches for {archive}: no --sha256 was given; that of this file is\n"
+        f"  {installed.sha256}\n  compare it with what its publisher says"
+    )
+
+
 def show_installed(installed: Installed) -> None:
     """What was installed, and what to know of it."""
     what = "runs on this system" if installed.is_new else "was installed before, and runs on this system"
     output.show(f"OVMS {installed.name} in {installed.directory} {what}")
     for note in installed.notes:
-        output.show(f"note: {note}")
+        tables.show(cell(f"note: {note}"))
 
 
 @contextmanager
@@ -99,11 +108,12 @@ def progress(*, as_json: bool) -> Iterator[Callable[[str, int, int], None]]:
     if as_json or not output.is_terminal():
         yield lambda _what, _done, _total: None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    columns = (TextColumn("{task.description}"), BarColumn())
     with Progress(*columns, console=tables.console(), transient=True) as bar:
-        task = bar.add_task("reading", total=None)
+        task = bar.add_task("checksum", total=None)
 
         def report(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total or None)
+            share = f" {done / total:4.0%}" if total else ""  # a trial has no measure
+            bar.update(task, description=f"{what}{share}", completed=done, total=total or None)
 
         yield report

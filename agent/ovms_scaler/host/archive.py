@@ -55,7 +55,7 @@ class Archive:
         try:
             self._stream.seek(0)
             with tarfile.open(fileobj=self._stream, mode="r:*", errorlevel=2) as tar:
-                _Unpacking(into).take(tar, lambda: report(self._stream.tell(), self.size_bytes))
+                _Unpacking(into, lambda: report(self._stream.tell(), self.size_bytes)).take(tar)
         except (tarfile.TarError, EOFError, ValueError, RecursionError) as error:
             raise InputError(
                 f"cannot unpack {self.path}: {error}", hint="is it a .tar.gz, and downloaded to its end?"
@@ -78,14 +78,15 @@ def open_archive(path: Path) -> Iterator[Archive]:
 
 
 class _Unpacking:
-    def __init__(self, into: Path) -> None:
+    def __init__(self, into: Path, report: Callable[[], None]) -> None:
         self._into = into
+        self._report = report
         self._top = ""
         self._bytes = 0
         self._links: dict[str, str] = {}
         self._directories: set[str] = {""}
 
-    def take(self, tar: tarfile.TarFile, report: Callable[[], None]) -> None:
+    def take(self, tar: tarfile.TarFile) -> None:
         for count, member in enumerate(tar):
             if count >= MAX_MEMBERS:
                 raise InputError(f"cannot unpack: there are more than {MAX_MEMBERS} files in it")
@@ -94,7 +95,7 @@ class _Unpacking:
                 raise InputError(f"cannot unpack: there are more than {MAX_BYTES >> 30} GiB in it")
             if (name := self._judge(member)) is not None:
                 self._write(tar, member, name)
-            report()
+            self._report()
         for name, target in self._links.items():
             self._make_directory(posixpath.dirname(name))
             os.symlink(target, self._into / name)
@@ -158,6 +159,7 @@ class _Unpacking:
         with source, os.fdopen(os.open(self._into / name, _NO_FOLLOW, mode), "wb") as stream:
             while block := source.read(_BLOCK):
                 stream.write(block)
+                self._report()
             stream.flush()
             os.fchmod(stream.fileno(), mode)  # whatever the umask
             os.fsync(stream.fileno())

@@ -71,7 +71,7 @@ def install(
     config_file: Path,
     socket: Path,
 ) -> Exit:
-    """Unpack a release, see it run, and have all instances go over to it.
+    """Unpack a release, and have all instances go over to it.
 
     It is tried as the user of the instances, with the libraries of this system.
     Whatever is wrong with it changes nothing. Instances are then restarted one
@@ -89,10 +89,7 @@ def install(
         installed = releases.install(tarball, sha256=sha256, force=force, report=report)
     document = engine_view.install_document(installed, sha256_given=sha256 is not None)
     if sha256 is None:
-        output.complain(
-            f"warning: nobody vouches for {tarball}: no --sha256 was given; that of this file is\n"
-            f"  {installed.sha256}\n  compare it with what its publisher says"
-        )
+        engine_view.warn_of_sum(tarball, installed)
     if not as_json:
         engine_view.show_installed(installed)
     if not no_switch:
@@ -139,9 +136,10 @@ def use(
 def rollback(
     *, version: str | None, allow_outage: bool, wait: bool, as_json: bool, config_file: Path, socket: Path
 ) -> Exit:
-    """Have all instances go back to the release before, or to VERSION.
+    """Have all instances go back to the release before.
 
-    Instances that run it still, as after a switch that failed, are left alone.
+    With VERSION they go to that one. Instances that run it still, as after a
+    switch that failed, are left alone.
 
     \b
     Example:
@@ -163,7 +161,7 @@ def rollback(
 @json_option
 @config_option
 def list_releases(*, as_json: bool, config_file: Path) -> Exit:
-    """Show the releases that are installed, and which instances run which.
+    """Show the releases, and which instances run which.
 
     \b
     Example:
