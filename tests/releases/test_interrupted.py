@@ -13,7 +13,7 @@ from release_lab import Lab, program, unpack_by_hand
 from ovms_scaler.errors import ScalerError
 from ovms_scaler.host import releases as directory
 
-OLD, NEW = "2026.2.0", "2026.3.1"
+OLDEST, OLD, NEW = "2026.1.0", "2026.2.0", "2026.3.1"
 # Everything that changes a file system on the way.
 CALLS = ("mkdir", "rename", "replace", "symlink", "link", "unlink", "fsync", "chmod", "fchmod", "rmdir")
 
@@ -35,8 +35,19 @@ def begin_with_one_by_hand(lab: Lab) -> None:
     lab.plan("chat-numa0", "")
 
 
+def begin_with_one_by_hand_over_an_installed_one(lab: Lab) -> None:
+    lab.install(OLDEST)
+    lab.releases.use(OLDEST)
+    for part in ("bin", "lib"):
+        (lab.root / part).unlink()  # as tar does
+    unpack_by_hand(lab.root, OLD)
+    lab.plan("chat-numa0", "")
+
+
 BEGINNINGS = pytest.mark.parametrize(
-    "begin", [begin_with_installed, begin_with_one_by_hand], ids=["installed", "by hand"]
+    "begin",
+    [begin_with_installed, begin_with_one_by_hand, begin_with_one_by_hand_over_an_installed_one],
+    ids=["installed", "by hand", "by hand later"],
 )
 
 
@@ -98,10 +109,10 @@ def assert_arrived(lab: Lab) -> None:
     lab.plan("chat-numa0", NEW)
     lab.releases.settle()
     assert lab.program() == program(NEW)
-    assert (lab.releases.current(), lab.releases.names()) == (NEW, (NEW, OLD))
+    assert (lab.releases.current(), lab.releases.names()[:2]) == (NEW, (NEW, OLD))
     # What lay beside bin and lib is the administrator's.
     usual = {".lock", "bin", "lib", "current", "previous", "LICENSE"}
-    assert {path.name for path in lab.root.iterdir()} - usual == {OLD, NEW}
+    assert {path.name for path in lab.root.iterdir()} - usual - {OLDEST} == {OLD, NEW}
 
 
 @BEGINNINGS

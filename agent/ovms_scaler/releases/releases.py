@@ -190,11 +190,10 @@ class Releases:
                     )
             return
         if begun is None:
-            directory.remove_link(
-                self.root, CURRENT
-            )  # which ROOT/bin overrides as long as it is a directory
             version, _ = self._trying.check(self.root)
             begun = name_free(version.number, os.listdir(self.root))
+            # Without a meaning while ROOT/bin is a directory, it would get one back.
+            directory.remove_link(self.root, CURRENT)
         directory.adopt(self.root, begun)
 
     def _settle(self) -> None:
