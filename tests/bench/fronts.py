@@ -76,7 +76,7 @@ def run_round(booted: Rig, ports: Mapping[str, int], number: int) -> dict[str, F
 def run_load(booted: Rig, port: int, *, seed: int) -> Figures:
     """What the program's own benchmark says. Raises LabError when a request failed."""
     options = {
-        "--url": f"http://127.0.0.1:{port}/v3",
+        "--url": f"http://127.0.0.1:{port}/{'v1' if port == PORTS[LITELLM] else 'v3'}",
         "--model": MODEL,
         "--max-concurrency": CLIENTS,
         "--num-prompts": PROMPTS,

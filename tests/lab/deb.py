@@ -32,7 +32,8 @@ LEFT_OUT = (
 BUILD = """
 cp -a /source /tmp/build
 cd /tmp/build
-DEB_BUILD_OPTIONS="parallel=2 {options}" dpkg-buildpackage --unsigned-source --unsigned-changes --build=binary
+export DEB_BUILD_OPTIONS="parallel=2 {options}"
+dpkg-buildpackage --unsigned-source --unsigned-changes --build=binary
 """
 # What differs between two machines and could be written into a package: when, where, by whom and in which
 # language it is built. The tests are left out, which are no part of what is built.
