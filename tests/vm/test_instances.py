@@ -121,6 +121,34 @@ def open_inside(vm: Vm, pid: int, path: str) -> bool:
     return vm.run("sh", "-c", INSIDE, "sh", str(pid), f"exec 3<>{path}", check=False).returncode == 0
 
 
+def verify(vm: Vm, *arguments: str) -> Document:
+    return dict(
+        json.loads(
+            vm.run("ovms-scalerctl", "verify", "--json", *arguments, check=False, timeout_sec=120).stdout
+        )
+    )
+
+
+def test_verify_finds_nothing_on_nodes_and_cards_until_somebody_moves_an_instance(host: Vm) -> None:
+    document = verify(host)
+    assert (document["drifts"], document["unseen"]) == ([], [])
+    for one in document["instances"]:
+        assert one["memory_share"] > 0.95
+    unit = "ovms@chat-numa1.service"
+    # With the processes of its group moves their memory.
+    host.run("systemctl", "set-property", "--runtime", unit, "AllowedCPUs=9-11", "AllowedMemoryNodes=3")
+    found = {one["what"]: (one["planned"], one["found"]) for one in verify(host, "chat-numa1")["drifts"]}
+    assert found["cpuset.cpus of its group"] == ("3-5", "9-11")
+    assert found["cpuset.mems of its group"] == ("1", "3")
+    assert found["CPUs of its threads"] == ("3-5", "all on 9-11")
+    assert found["its memory"][0] == "on node 1"
+    assert found["cores of its own"][0] == "none with chat-numa3"
+    host.run("rm", "-r", f"/run/systemd/system.control/{unit}.d")
+    host.run("systemctl", "daemon-reload")
+    host.run("ovms-scalerctl", "restart", "chat-numa1", "--wait", timeout_sec=180)
+    assert verify(host)["drifts"] == []
+
+
 def test_no_core_belongs_to_two_instances(serving: Vm) -> None:
     pids = agent_host.read_pids(serving)
     assert pids.keys() == {*ON_CARDS, *ON_NODES}
