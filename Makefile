@@ -53,7 +53,7 @@ clients: setup
 	@tests/lab/venv.sh tests/clients/requirements.txt "$(OVMS_SCALER_CACHE)/clients"
 
 system: image deb standin clients ## the integration tier: booted hosts with the package; EVERYWHERE=1: all on each release
-	@$(PYTEST) 45m -m system --timeout 600 $(PYTEST_ARGS)
+	@$(PYTEST) 60m -m system --timeout 600 $(PYTEST_ARGS)
 
 vm: setup ## the NUMA and GPU tier: a virtual machine with the package installed
 	@$(PYTHON) -m lab.vm_image

@@ -28,7 +28,7 @@ def shells(tmp_path: Path, agent: FakeAgent) -> Shells:
     here = tmp_path / "here"
     here.mkdir()
     (here / "models").mkdir()
-    (here / "more.toml").write_text("")
+    (here / "other.toml").write_text("")
     return Shells(directory=here, socket=agent.socket)
 
 
@@ -68,9 +68,9 @@ OFFERED = {
     "init --listen ": [],
     "doctor --skip ": sorted(CHECKS),
     "doctor nginx ": sorted(CHECKS),
-    "plan --config mor": ["more.toml"],
+    "plan --config oth": ["other.toml"],
     "topology --sysroot m": ["models"],
-    "check-config mor": ["more.toml"],
+    "check-config oth": ["other.toml"],
     "plan x": [],
     "nonsense ": [],
 }
@@ -103,7 +103,7 @@ def test_without_an_agent_names_are_those_of_files(
     ctl: Ctl, agent: FakeAgent, config: Path, tmp_path: Path
 ) -> None:
     agent.answer = None
-    more = config.parent / "config.d/more.toml"
+    more = config.parent / "config.d/other.toml"
     more.parent.mkdir()
     more.write_text('[[pool]]\nname = "more"\n[[pool]]\nname = "$(reboot)"\n[[pool]]\nname = 7\n')
     (config.parent / "config.d/broken.toml").write_text("[[pool")

@@ -169,10 +169,10 @@ complete -c ovms-scalerctl -n '__ovms_scalerctl_in pause' -s h -l help -d 'Show 
 complete -c ovms-scalerctl -n '__ovms_scalerctl_in resume' -l json -d 'Print JSON for programs'
 complete -c ovms-scalerctl -n '__ovms_scalerctl_in resume' -s h -l help -d 'Show what it does, with an example'
 
-complete -c ovms-scalerctl -n '__ovms_scalerctl_at 0 engine' -a install -d 'Unpack a release, see it run, and have all instances go over to it'
+complete -c ovms-scalerctl -n '__ovms_scalerctl_at 0 engine' -a install -d 'Unpack a release, and have all instances go over to it'
 complete -c ovms-scalerctl -n '__ovms_scalerctl_at 0 engine' -a use -d 'Have all instances go over to an installed release'
-complete -c ovms-scalerctl -n '__ovms_scalerctl_at 0 engine' -a rollback -d 'Have all instances go back to the release before, or to VERSION'
-complete -c ovms-scalerctl -n '__ovms_scalerctl_at 0 engine' -a list -d 'Show the releases that are installed, and which instances run which'
+complete -c ovms-scalerctl -n '__ovms_scalerctl_at 0 engine' -a rollback -d 'Have all instances go back to the release before'
+complete -c ovms-scalerctl -n '__ovms_scalerctl_at 0 engine' -a list -d 'Show the releases, and which instances run which'
 complete -c ovms-scalerctl -n '__ovms_scalerctl_at 0 engine' -a remove -d 'Remove a release that nobody uses'
 complete -c ovms-scalerctl -n '__ovms_scalerctl_in engine' -s h -l help -d 'Show what it does, with an example'
 
