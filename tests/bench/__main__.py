@@ -12,7 +12,7 @@ import textwrap
 import structlog
 from lab.commands import LabError
 
-from bench import balance, deciding, fronts, plugging, running
+from bench import balance, deciding, fronts, placement, plugging, running
 from bench.measure import COLUMNS
 
 PARTS = {
@@ -21,6 +21,7 @@ PARTS = {
     "running": running,
     "fronts": fronts,
     "balance": balance,
+    "placement": placement,
 }
 
 
