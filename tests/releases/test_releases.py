@@ -244,6 +244,42 @@ def test_configuration_that_was_not_taken_is_noticed(lab: Lab, tmp_path: Path) -
     assert not is_taken(read_written(file), lab.host)
 
 
+@pytest.mark.parametrize("name", ["2026.3", "2026.3.0-ours"])
+def test_release_of_links_is_the_administrator_s_and_stays(name: str, lab: Lab) -> None:
+    lab.install(OLD)
+    elsewhere, home = lab.directory / "elsewhere", lab.root / name
+    unpack_by_hand(elsewhere, name)
+    home.mkdir()
+    for part in ("bin", "lib"):
+        (home / part).symlink_to(elsewhere / part)
+    lab.releases.use(name)
+    assert (lab.program(), lab.releases.current()) == (program(name), name)
+    lab.install(NEW)
+    lab.releases.use(NEW)
+    lab.releases.use(OLD)
+    assert name in lab.releases.names()
+
+
+@pytest.mark.parametrize("link", [None, "/somewhere", "2026.4/lib", "current/bin"])
+def test_directory_of_somebody_else_stays(link: str | None, lab: Lab) -> None:
+    (lab.root / "2026.4").mkdir(parents=True)
+    if link is not None:
+        (lab.root / "2026.4/bin").symlink_to(link)
+    lab.install(OLD)
+    assert (lab.root / "2026.4").is_dir()
+    assert os.path.lexists(lab.root / "2026.4/bin") == (link is not None)
+
+
+@pytest.mark.parametrize("kept", [None, "current", "previous"])
+def test_what_an_interrupted_switch_left_goes_unless_it_is_in_use(kept: str | None, lab: Lab) -> None:
+    (lab.root / "2026.4").mkdir(parents=True)
+    (lab.root / "2026.4/bin").symlink_to("2026.4/bin")
+    if kept is not None:
+        (lab.root / kept).symlink_to("2026.4")
+    lab.install(OLD)
+    assert (lab.root / "2026.4").exists() == (kept is not None)
+
+
 # What was unpacked by hand
 
 

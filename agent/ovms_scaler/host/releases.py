@@ -15,7 +15,15 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ovms_scaler.core.release import CURRENT, LINKED, PROGRAM, find_release, is_name, sort_newest_first
+from ovms_scaler.core.release import (
+    CURRENT,
+    LINKED,
+    PREVIOUS,
+    PROGRAM,
+    find_release,
+    is_name,
+    sort_newest_first,
+)
 from ovms_scaler.core.unit import DROP_IN, UNIT_DIRECTORY
 from ovms_scaler.errors import HostError, RefusedError
 from ovms_scaler.host import files
@@ -163,8 +171,8 @@ def adopt(root: Path, name: str) -> None:
     """
     home = root / name
     try:
-        home.mkdir(exist_ok=True)
-        home.chmod(0o755)
+        if not home.is_dir():
+            _begin(root, name)
         for part in LINKED:
             if (root / part).is_symlink():
                 continue
@@ -239,12 +247,29 @@ def cannot(what: str, error: OSError) -> HostError:
     return HostError(f"cannot {what}: {error.strerror or error}", hint=files.way_out(error))
 
 
+def _begin(root: Path, name: str) -> None:
+    """The release's directory with its first link, which tells whose it is. Raises OSError, HostError."""
+    with new_directory(root) as directory:
+        os.symlink(f"{name}/{LINKED[0]}", directory / LINKED[0])
+        _sync(directory)
+        publish(directory, name)
+
+
 def _find_begun(root: Path) -> list[Path]:
-    """What adopt() made for itself and has not moved anything into yet: links only."""
-    homes = [
-        path for path in root.iterdir() if is_name(path.name) and path.is_dir() and not path.is_symlink()
-    ]
-    return [home for home in homes if all(path.is_symlink() for path in home.iterdir())]
+    """What adopt() made for itself and has not moved anything into yet: its own links only.
+
+    They lead nowhere from there, so that no release is made of such.
+    """
+    kept = {read_link(root, CURRENT), read_link(root, PREVIOUS)}
+    homes = [path for path in root.iterdir() if is_name(path.name) and path.name not in kept]
+    return [home for home in homes if _is_begun(home)]
+
+
+def _is_begun(home: Path) -> bool:
+    if home.is_symlink() or not home.is_dir():
+        return False
+    found = {path.name: read_link(home, path.name) for path in home.iterdir()}
+    return found in ({part: f"{home.name}/{part}"} for part in LINKED)
 
 
 def _exchange(first: Path, second: Path) -> None:
