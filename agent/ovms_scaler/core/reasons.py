@@ -11,9 +11,6 @@ from ovms_scaler.core.rotation import Rotation, due_restart
 from ovms_scaler.core.target import Target
 
 _RELOAD = "ovms-scalerctl reload --allow-outage"
-
-
-_RELOAD = "ovms-scalerctl reload --allow-outage"
 # Of one that stays although it is not believed to serve it is said why.
 _WELL = frozenset({State.ready, State.suspect})
 
