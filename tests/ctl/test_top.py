@@ -336,6 +336,30 @@ def test_pages_are_turned(agent: FakeAgent) -> None:
         assert shown.process.wait() == 0
 
 
+@pytest.mark.parametrize(
+    "keys",
+    ["qq", "xq", " bq", "\x1b[Cq", "\x1b[5~\x1b[6~q", "\x1bOHq", "\x1bq", "\x1b\x1bq"],
+    ids=["twice", "other key", "pages", "arrow", "sequences", "Home", "Alt", "Escape"],
+)
+def test_keys_that_arrive_together_all_count(keys: str, agent: FakeAgent) -> None:
+    say_many(agent, 40)
+    with watch(agent) as shown:
+        shown.read_until("more: space, b")
+        shown.type(keys)
+        shown.read_rest()
+        assert shown.process.wait() == 0
+
+
+def test_a_key_may_arrive_in_parts(agent: FakeAgent) -> None:
+    say_many(agent, 40)
+    with watch(agent) as shown:
+        shown.read_until("more: space, b")
+        shown.type("\x1b[5")
+        shown.read_until("more: space, b")  # drawn anew meanwhile, and no other page
+        shown.type("~")
+        assert "chat-numa39" in shown.read_until("chat-numa39")
+
+
 def test_a_screen_outlives_the_agent(agent: FakeAgent) -> None:
     say_many(agent, 2)
     with watch(agent) as shown:

@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import re
 import select
 import signal
 import sys
@@ -37,6 +38,9 @@ _KEYS = {
     b"\x1b[5~": Key.back,
     b"\x1b[A": Key.back,
 }
+# One key of several that arrive together: a whole sequence of ECMA-48, or one byte. An Escape whose rest may
+# be on its way is none yet.
+_SENT = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]|\x1bO[ -~]|\x1b(?!(?:\[[0-?]*[ -/]*|O)?\Z)|[^\x1b]", re.DOTALL)
 
 
 class Screen:
@@ -47,6 +51,7 @@ class Screen:
     """
 
     def __init__(self, make_console: Callable[[], Console]) -> None:
+        self._typed = b""
         self._make_console = make_console
         self._stack = contextlib.ExitStack()
         self._live: Live | None = None
@@ -84,6 +89,8 @@ class Screen:
     def wait(self, seconds: float) -> Key | None:
         """What somebody wants, as soon as it is known; None when that is nothing, for so long."""
         until = time.monotonic() + seconds
+        if (key := self._take_key()) is not None:
+            return key  # keys may arrive together
         while (left := until - time.monotonic()) > 0:
             keyboard = [sys.stdin] if sys.stdin.isatty() else []
             ready, _, _ = select.select([self._reader, *keyboard], [], [], left)
@@ -96,8 +103,20 @@ class Screen:
                 typed = os.read(sys.stdin.fileno(), 64)
                 if not typed:
                     return Key.quit  # the terminal has gone
-                if (key := _KEYS.get(typed)) is not None:
+                self._typed += typed
+                if (key := self._take_key()) is not None:
                     return key
+        return None
+
+    def _take_key(self) -> Key | None:
+        """The first of what was typed that means something; what is before it is nothing to us."""
+        while self._typed:
+            found = _SENT.match(self._typed)
+            if found is None:
+                return None  # the beginning of a sequence, whose rest is on its way
+            self._typed = self._typed[found.end() :]
+            if (key := _KEYS.get(found[0])) is not None:
+                return key
         return None
 
     def _take(self) -> None:
