@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from prometheus_client.exposition import choose_encoder
@@ -19,9 +20,11 @@ from ovms_scaler import __version__
 from ovms_scaler.core.metrics import PREFIX, Family, engine_families, families_of
 from ovms_scaler.core.tally import Tally
 from ovms_scaler.daemon.engine_metrics import merge_engine_metrics, parse_engine_metrics
+from ovms_scaler.daemon.kept import Kept
 from ovms_scaler.errors import InputError
 
-# Who asks within this time of another gets the same: nobody can have the engines asked all the time.
+# Who asks within this time of another gets the same, in whatever form: nobody can have the engines asked all
+# the time.
 FRESH_SEC = 1.0
 # The engines are asked at once. Prometheus waits for ten seconds by default.
 ENGINE_SEC = 1.0
@@ -39,12 +42,13 @@ class EngineMetrics(Protocol):
     async def close(self) -> None: ...
 
 
-@dataclass(slots=True, kw_only=True)
-class _Taken:
-    """A text that is made, or was, and when it was asked for."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Collection:
+    """Everything at one moment, and the texts that were made of it, by content type."""
 
-    task: asyncio.Task[bytes]
-    at_sec: float
+    own: list[Family]
+    engines: Mapping[str, tuple[Metric, ...]]
+    texts: dict[str, Kept[bytes]] = field(default_factory=dict)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,37 +77,39 @@ class Metrics:
         self._tally = tally
         self._connect = connect
         self._max_bytes = max_bytes
-        self._taken: dict[str, _Taken] = {}
+        self._collection = Kept(self._collect, name="metrics")
         self._failures: Counter[tuple[str, str]] = Counter()
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
 
     async def answer(self, accept: str) -> tuple[bytes, str]:
         """The text and its content type, for an Accept header."""
         encode, content_type = choose_encoder(accept)
-        kept, now = self._taken.get(content_type), time.monotonic()
-        if kept is None or (kept.task.done() and now - kept.at_sec > FRESH_SEC):
-            task = asyncio.create_task(self._take(encode), name="metrics")
-            kept = self._taken[content_type] = _Taken(task=task, at_sec=now)
-        # Others may wait for it, too, when this one has gone.
-        return await asyncio.shield(kept.task), content_type
+        collection = await self._collection.get(within_sec=FRESH_SEC)
+        text = collection.texts.get(content_type)
+        if text is None:
+            text = Kept(partial(self._render, encode, collection), name="text of metrics")
+            collection.texts[content_type] = text
+        return await text.get(within_sec=float("inf")), content_type
 
     async def close(self) -> None:
-        tasks = [kept.task for kept in self._taken.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._collection.close()
         self._worker.shutdown(wait=False, cancel_futures=True)
 
-    async def _take(self, encode: Callable[[CollectorRegistry], bytes]) -> bytes:
+    async def _collect(self) -> _Collection:
         status = self._status()
         running = {one["id"]: one["port"] for one in status["instances"] if one["pid"] and one["port"]}
         measures, read = await asyncio.gather(self._measures(), self._read_engines(running))
         own = families_of(status, measures, self._tally, version=__version__, now_sec=time.monotonic())
-        loop = asyncio.get_running_loop()
-        parsed = await loop.run_in_executor(self._worker, _parse, read)
+        parsed = await asyncio.get_running_loop().run_in_executor(self._worker, _parse, read)
         self._failures.update(read.failures.items())
         own += engine_families(running, parsed.keys(), self._failures)
-        return await loop.run_in_executor(self._worker, render_metrics, encode, own, parsed)
+        return _Collection(own=own, engines=parsed)
+
+    async def _render(self, encode: Callable[[CollectorRegistry], bytes], collection: _Collection) -> bytes:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._worker, render_metrics, encode, collection.own, collection.engines
+        )
 
     async def _read_engines(self, ports: Mapping[str, int]) -> _Read:
         answers = await asyncio.gather(*map(self._read_engine, ports.values()))
