@@ -32,6 +32,7 @@ from ovms_scaler.core.spec import Spec
 from ovms_scaler.core.table import Reader
 from ovms_scaler.core.target import Target, Wanted, resolve
 from ovms_scaler.core.topology import Gpu, Node, Topology
+from ovms_scaler.core.unit import drop_in_path, parse_cpus
 
 ALL_CPUS = frozenset(range(8))
 
@@ -199,11 +200,16 @@ class World:
         instance = wanted.wanted[action.instance].instance
         self._require(action.instance in self.files, f"{action.describe()} without files")
         own = instance.cpus or ALL_CPUS
-        for other, cpus in self.cpus.items():
-            if other != action.instance and self._is_running(other):
-                self._require(not cpus & own, f"{action.describe()} on CPUs of {other}")
+        for other in self.units.keys() - {action.instance}:
+            if self._is_running(other):
+                self._require(not self._read_cpus(other) & own, f"{action.describe()} on CPUs of {other}")
         self.argv[action.instance] = wanted.wanted[action.instance].argv
         self.run(action.instance, own)
+
+    def _read_cpus(self, name: str) -> frozenset[int]:
+        """Where it runs, or will when systemd starts it again."""
+        text = self.files.get(name, {}).get(drop_in_path(name), "")
+        return self.cpus.get(name) or parse_cpus(text) or frozenset()
 
     def _stop(self, action: actions.Stop, wanted: Target) -> None:
         name = action.instance

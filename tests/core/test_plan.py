@@ -147,6 +147,89 @@ def test_plan_leaves_one_that_crashes_while_a_change_is_halted_as_it_was() -> No
     assert host.routed(changed) == BOTH
 
 
+def changing(nodes: int = 2) -> tuple[World, Target, str, str]:
+    """A change under way: the first instance loads with its new files, another one serves with the old."""
+    host = World()
+    host.settle(world.target(nodes=nodes))
+    changed = world.target(PHYSICAL, nodes=nodes)
+    while not (new := [name for name, one in host.health.items() if not one.warmed]):
+        host.step(changed)
+    return host, changed, new[0], sorted(host.routed(changed))[0]
+
+
+@pytest.mark.parametrize("state", ["loads", "is in a crash loop", "is ejected"])
+def test_plan_changes_nobody_who_crashes_while_the_change_is_unproven(state: str) -> None:
+    host, changed, first, other = changing()
+    before, cpus = host.files[other], host.cpus[other]
+    if state == "is in a crash loop":
+        host.end(first, state="activating")
+        host.units[first] = replace(host.units[first], restarts=2, sub_state="auto-restart")
+    elif state == "is ejected":
+        host.load(first)
+        host.step(changed)
+        host.health[first] = replace(host.health[first], failures=9, probe=Probe.refused)
+    host.end(other, state="activating")
+    for _ in range(3):
+        host.step(changed)
+    assert host.files[other] == before
+    host.run(other, cpus)
+    host.argv[other] = changed.wanted[other].argv
+    host.load(other)
+    host.step(changed)
+    assert other in host.routed(changed)
+    # The change goes on when the first one serves.
+    if host.units[first].active_state == "activating":
+        host.run(first, changed.wanted[first].instance.cpus)
+    host.load(first)
+    host.health[first] = replace(host.health[first], failures=0)
+    host.settle(changed)
+    assert host.routed(changed) == BOTH
+    assert host.files[other] == dict(changed.wanted[other].files)
+
+
+def test_plan_changes_as_many_at_once_as_may_be_out() -> None:
+    host, changed, first, other = changing(nodes=3)
+    several = replace(
+        changed,
+        wanted={name: replace(one, max_unavailable=2) for name, one in changed.wanted.items()},
+    )
+    host.end(other, state="activating")
+    for _ in range(3):
+        host.step(several)
+    assert host.files[other] == dict(several.wanted[other].files)
+    assert not host.health[first].warmed
+
+
+def test_plan_starts_nobody_where_systemd_is_about_to_start_another_one() -> None:
+    host = World()
+    host.settle(world.target(nodes=3))
+    first, other, last = sorted(host.units)
+    changed = world.target(PHYSICAL, nodes=3)
+    moved = replace(changed.wanted[last].instance, cpus=host.cpus[other])
+    wanted = {**changed.wanted, last: replace(changed.wanted[last], instance=moved)}
+    changed = replace(changed, wanted=wanted)
+    host.files |= {name: dict(changed.wanted[name].files) for name in (first, last)}
+    host.end(first, state="failed", result="exit-code")
+    host.end(last, state="inactive")
+    host.started.discard(last)
+    host.step(changed)
+    assert host.units[last].active_state == "inactive"  # it waits for those cores
+    host.end(other, state="activating")
+    host.step(changed)
+    assert host.units[last].active_state == "inactive"
+
+
+def test_plan_lets_nobody_join_who_runs_where_neither_its_old_nor_its_new_files_say() -> None:
+    host, changed, other = halted()
+    host.end(other, state="activating")
+    host.run(other, frozenset({0}))
+    host.argv[other] = changed.wanted[other].argv
+    host.load(other)
+    for _ in range(3):
+        host.step(changed)
+    assert other not in host.routed(changed)
+
+
 def test_plan_changes_one_that_is_given_up_although_the_change_failed_elsewhere() -> None:
     host, changed, other = halted()
     host.end(other, state="failed", result="exit-code")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who goes on with what it was started from, as what it would be changed to has failed on another one."""
+"""Who goes on with what it was started from, as what it would be changed to is not proven on another one."""
 
 from collections.abc import Mapping
 
@@ -10,13 +10,17 @@ from ovms_scaler.core.target import Target
 
 # States that end a rolling change: what broke one instance is not done to the next.
 BROKEN = frozenset({State.failed, State.quarantined})
+# Of one that runs with its new files: whether these are any good is not known yet.
+UNPROVEN = frozenset(
+    {State.starting, State.loading, State.warming, State.stopping, State.suspect, State.ejected}
+)
 
 
 def find_held_back(target: Target, facts: Facts, verdicts: Mapping[str, Verdict]) -> frozenset[str]:
     """Instances that run, also those which systemd is about to start again, and must not be changed now.
 
-    One that crashes while a change is halted would else be changed because it is out of rotation anyway, and
-    take the last one that serves down with it.
+    One that crashes while a change is halted, or under way on as many others as may be out at a time, would
+    else be changed because it is out of rotation anyway, and nobody might serve at all.
     """
     return frozenset(
         name
@@ -41,9 +45,18 @@ def _is_changeable(target: Target, facts: Facts, name: str) -> bool:
 
 
 def _is_halted(target: Target, facts: Facts, verdicts: Mapping[str, Verdict], name: str) -> bool:
-    others = target.upstream_members(target.wanted[name].upstream)
-    return any(
-        other not in facts.orders.drained and has_failed_anew(target, facts, verdicts, other)
-        for other in others
-        if other != name
+    others = [
+        other
+        for other in target.upstream_members(target.wanted[name].upstream)
+        if other != name and other not in facts.orders.drained
+    ]
+    unproven = [other for other in others if _is_unproven(target, facts, verdicts, other)]
+    return len(unproven) >= target.wanted[name].max_unavailable or any(
+        has_failed_anew(target, facts, verdicts, other) for other in others
     )
+
+
+def _is_unproven(target: Target, facts: Facts, verdicts: Mapping[str, Verdict], name: str) -> bool:
+    own = facts.instances.get(name, InstanceFacts())
+    runs = own.unit is not None and own.unit.is_running
+    return runs and verdicts[name].state in UNPROVEN and not is_outdated(target.wanted[name], own)

@@ -10,7 +10,9 @@ from ovms_scaler.core.halting import BROKEN, find_held_back, has_failed_anew
 from ovms_scaler.core.lifecycle import State, Verdict, is_outdated
 from ovms_scaler.core.naming import renamed
 from ovms_scaler.core.orders import Drain, Orders, Restart
+from ovms_scaler.core.readback import override
 from ovms_scaler.core.target import Target, Wanted
+from ovms_scaler.core.unit import drop_in_path, parse_cpus
 from ovms_scaler.errors import InputError
 
 # States from which an instance gets into rotation by itself: a change of another one waits for it.
@@ -220,14 +222,23 @@ def _is_awaited(name: str, target: Target, facts: Facts, verdicts: Mapping[str, 
 
 
 def core_user(wanted: Wanted, facts: Facts) -> tuple[str, frozenset[int]] | None:
-    """Another instance that runs on a core which this one is to get, and where; unbound wants all."""
+    """Another instance that runs on a core which this one is to get, and where; unbound wants all.
+
+    One that systemd is about to start again runs where its drop-in says.
+    """
     own = wanted.instance.cpus
     for name, other in facts.instances.items():
-        if name == wanted.instance.id or other.process is None:
-            continue
-        if shared := other.process.cpus_allowed & own if own else other.process.cpus_allowed:
+        used = _used_cpus(name, other)
+        if name != wanted.instance.id and (shared := used & own if own else used):
             return name, shared
     return None
+
+
+def _used_cpus(name: str, own: InstanceFacts) -> frozenset[int]:
+    if own.process is not None:
+        return own.process.cpus_allowed
+    is_coming = own.unit is not None and own.unit.is_running
+    return (parse_cpus(own.files.get(drop_in_path(name), "")) if is_coming else None) or frozenset()
 
 
 def _doubted(
@@ -251,10 +262,21 @@ def _may_join(target: Target, name: str, facts: Facts, verdicts: Mapping[str, Ve
         verdicts[name].state is State.ready
         and name not in facts.orders.drained
         and due_restart(wanted, instance, facts.orders) is None
-        and (not is_outdated(wanted, instance) or name in find_held_back(target, facts, verdicts))
+        and (not is_outdated(wanted, instance) or _may_rejoin(target, name, facts, verdicts))
         and instance.exec is not None
         and instance.process is not None
     )
+
+
+def _may_rejoin(target: Target, name: str, facts: Facts, verdicts: Mapping[str, Verdict]) -> bool:
+    """Whether it is to go on as it was, and runs where its own drop-in says, as it did before."""
+    own = facts.instances[name]
+    cpus = parse_cpus(own.files.get(drop_in_path(name), ""))
+    found = {one.cpu_affinity for one in (own.exec,) if one} | {
+        one.cpus_allowed for one in (own.process,) if one
+    }
+    is_there = cpus is None or found == {cpus} or override(own) is not None
+    return is_there and name in find_held_back(target, facts, verdicts)
 
 
 def _member(wanted: Wanted, facts: InstanceFacts, routed: nginx.Member | None) -> nginx.Member:

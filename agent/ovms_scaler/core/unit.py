@@ -3,10 +3,11 @@
 
 from pathlib import PurePosixPath
 
-from ovms_scaler.core.cpulist import format_cpu_list
+from ovms_scaler.core.cpulist import format_cpu_list, parse_cpu_list
 from ovms_scaler.core.engine import Command
 from ovms_scaler.core.instance import Instance, unit_name
 from ovms_scaler.core.spec import Memory
+from ovms_scaler.errors import InputError
 
 UNIT_DIRECTORY = PurePosixPath("/run/systemd/system")
 DROP_IN = "50-placement.conf"
@@ -15,6 +16,15 @@ DROP_IN = "50-placement.conf"
 def drop_in_path(instance_id: str) -> str:
     """Where the template asserts that its placement stands."""
     return str(UNIT_DIRECTORY / f"{unit_name(instance_id)}.d" / DROP_IN)
+
+
+def parse_cpus(text: str) -> frozenset[int] | None:
+    """The CPUs in a drop-in of ours; None for one that binds to none, and for nonsense."""
+    values = [line.partition("=")[2] for line in text.splitlines() if line.startswith("CPUAffinity=")]
+    try:
+        return parse_cpu_list(values[-1]) or None if values else None
+    except InputError:
+        return None
 
 
 def render_drop_in(instance: Instance, command: Command, *, model: str) -> str:
