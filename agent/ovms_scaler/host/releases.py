@@ -269,7 +269,7 @@ def _is_begun(home: Path) -> bool:
     if home.is_symlink() or not home.is_dir():
         return False
     found = {path.name: read_link(home, path.name) for path in home.iterdir()}
-    return found in ({part: f"{home.name}/{part}"} for part in LINKED)
+    return any(found == {part: f"{home.name}/{part}"} for part in LINKED)
 
 
 def _exchange(first: Path, second: Path) -> None:
