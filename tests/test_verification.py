@@ -17,12 +17,15 @@ from ovms_scaler.config import read_config
 from ovms_scaler.core.cpulist import format_cpu_list
 from ovms_scaler.core.fronts import PROXY_DIRECTORY
 from ovms_scaler.core.nginx import Member
+from ovms_scaler.core.orders import Drain, Orders
 from ovms_scaler.core.target import Target, Wanted, render_proxy_files
-from ovms_scaler.errors import UnknownNameError
+from ovms_scaler.errors import HostError, UnknownNameError
 from ovms_scaler.host.nginx import Nginx
+from ovms_scaler.host.store import Store
 from ovms_scaler.offline import preview_target
 from ovms_scaler.verification import Report, Units, verify
 
+STRAY_UNIT = "ovms@chat-numa1.service"
 POOL = """\
 [[pool]]
 name = "chat"
@@ -82,6 +85,12 @@ class Site:
             f"Name:\tstray\nCpus_allowed_list:\t{cpus}\nMems_allowed_list:\t{nodes}\n",
         )
 
+    def unroute(self, *names: str) -> None:
+        """They have left the rotation."""
+        for path in (self.root / PROXY_DIRECTORY.lstrip("/")).rglob("*.conf"):
+            path.unlink()
+        self._route(self.target, out=names)
+
     def _start(self, wanted: Wanted) -> int:
         one = wanted.instance
         self.units.start_by_admin(one.unit)
@@ -105,9 +114,9 @@ class Site:
         (self.root / f"proc/{pid}/fd/3").symlink_to(f"socket:[{pid}]")
         return pid
 
-    def _route(self, target: Target) -> None:
+    def _route(self, target: Target, out: tuple[str, ...] = ()) -> None:
         members: dict[str, tuple[Member, ...]] = {}
-        for wanted in target.wanted.values():
+        for wanted in (one for name, one in target.wanted.items() if name not in out):
             one = Member(
                 instance=wanted.instance.id,
                 port=wanted.instance.port,
@@ -170,6 +179,52 @@ def test_instance_that_does_not_run_is_a_drift_unless_it_is_meant_to_be_away(sit
     drained = site.status(**{"chat-numa1": {"state": "drained", "in_rotation": False}})
     report = site.verify("chat-numa1", drained)
     assert (report.drifts, report.checked[0].skipped) == ((), "drained")
+
+
+def look_alone(site: Site) -> tuple[str, list[str]]:
+    """Why the second instance is not compared while the agent is away, and what differs."""
+    report = site.verify()
+    (one,) = (one for one in report.checked if one.wanted.instance.id == "chat-numa1")
+    return one.skipped, [drift.what for drift in report.drifts]
+
+
+def test_who_is_drained_is_known_without_the_agent(site: Site) -> None:
+    site.unroute("chat-numa1")
+    site.units.stop_by_admin(STRAY_UNIT)
+    assert look_alone(site) == ("", ["its process"])
+    Store(site.root).write_orders(Orders(drained={"chat-numa1": Drain(since=1.0)}))
+    assert look_alone(site) == ("drained", [])
+
+
+def test_who_was_stopped_by_hand_is_known_without_the_agent(site: Site) -> None:
+    site.unroute("chat-numa1")
+    site.units.start_by_admin("ovms.target")
+    activation = site.units.read_unit("ovms.target").invocation_id
+    store = Store(site.root)
+    store.write_started(STRAY_UNIT, activation)
+    site.units.fail(STRAY_UNIT)
+    assert look_alone(site) == ("", ["its process"])  # nobody wants that
+    site.units.fail(STRAY_UNIT, result="timeout")  # it was stopped while it loaded
+    assert look_alone(site) == ("stopped", [])
+    site.units.stop_by_admin(STRAY_UNIT)
+    assert look_alone(site) == ("stopped", [])
+    store.write_started(STRAY_UNIT, "before-the-target-was-started-last")
+    assert look_alone(site) == ("", ["its process"])
+    store.forget_started(STRAY_UNIT)  # the agent stopped it
+    assert look_alone(site) == ("", ["its process"])
+
+
+def test_route_to_who_was_stopped_by_hand_is_what_the_agent_did_not_take_away(site: Site) -> None:
+    site.units.start_by_admin("ovms.target")
+    Store(site.root).write_started(STRAY_UNIT, site.units.read_unit("ovms.target").invocation_id)
+    site.units.stop_by_admin(STRAY_UNIT)
+    assert look_alone(site) == ("stopped", [f"{PROXY_DIRECTORY}/routes/chat/chat-numa1.conf"])
+
+
+def test_orders_that_cannot_be_trusted_are_told(site: Site) -> None:
+    site.write("var/lib/ovms-scaler/orders.json", "{")
+    with pytest.raises(HostError, match="cannot use the orders"):
+        site.verify()
 
 
 def test_of_one_that_is_about_to_be_changed_files_are_compared(site: Site) -> None:

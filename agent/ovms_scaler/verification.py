@@ -12,15 +12,18 @@ from typing import Any, Protocol
 from ovms_scaler.config import Config, read_config, restore_config
 from ovms_scaler.core.drift import Drift, Seen, find_drifts, find_file_drifts, find_shared_cores
 from ovms_scaler.core.drift_proxy import ProxyView, find_proxy_drifts
-from ovms_scaler.core.facts import ExecFacts
+from ovms_scaler.core.facts import ExecFacts, UnitFacts
 from ovms_scaler.core.fronts import PROXY_DIRECTORY
+from ovms_scaler.core.lifecycle import State
 from ovms_scaler.core.news import Row, parse_rows
+from ovms_scaler.core.started import Note, has_ended
 from ovms_scaler.core.target import Target, Wanted
 from ovms_scaler.errors import InputError, UnknownNameError
 from ovms_scaler.host.files import below
 from ovms_scaler.host.nginx import Nginx
 from ovms_scaler.host.process_view import read_view
 from ovms_scaler.host.proxy_unit import Jobs
+from ovms_scaler.host.render_nodes import read_identities
 from ovms_scaler.host.store import Store
 from ovms_scaler.host.sysfs import read_topology
 from ovms_scaler.host.systemd import Systemd
@@ -29,6 +32,7 @@ from ovms_scaler.offline import resolve_config
 # Where an instance is away because somebody wants it so, or its GPU is.
 _AWAY = ("drained", "draining", "stopped", "stopping", "waiting")
 _CHANGING = "about to be changed"
+_TARGET = "ovms.target"
 _ROUTES = "routes/"
 
 
@@ -61,12 +65,17 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sight:
-    """Everything that was seen at about one instant. ``rows`` are what the agent says, None without it."""
+    """Everything that was seen at about one instant.
+
+    ``rows`` are what the agent says, None without it. Then ``away`` are those who are meant to be, as far
+    as the agent noted that, each with its state.
+    """
 
     target: Target
     seen: Mapping[str, Seen]
     proxy: ProxyView | None
     rows: Mapping[str, Row] | None
+    away: Mapping[str, str]
 
     @property
     def in_rotation(self) -> frozenset[str]:
@@ -153,7 +162,7 @@ async def _look(
 ) -> _Sight:
     names = {one: wanted.instance.unit for one, wanted in target.wanted.items()}
     async with open_units() as systemd:
-        units = await systemd.read_units(names.values())
+        units = await systemd.read_units([*names.values(), _TARGET])
         understood = {unit: await systemd.read_exec(unit) for unit in names.values() if units[unit].main_pid}
         proxy = None
         if os.geteuid() == 0:
@@ -168,13 +177,34 @@ async def _look(
         )
         for one, unit in names.items()
     }
-    return _Sight(target=target, seen=seen, proxy=proxy, rows=rows)
+    away = _find_away(target, store, units, root) if rows is None else {}
+    return _Sight(target=target, seen=seen, proxy=proxy, rows=rows, away=away)
+
+
+def _find_away(target: Target, store: Store, units: Mapping[str, UnitFacts], root: Path) -> dict[str, str]:
+    """Who is to be away by what the agent left: orders, and who was seen running and not stopped by it."""
+    drained, notes = store.read_orders().drained, store.read_started()
+    found: dict[str, str] = {}
+    for name, wanted in target.wanted.items():
+        instance = wanted.instance
+        unit, note = units[instance.unit], notes.get(instance.unit)
+        devices = read_identities(instance.render_nodes, root) if instance.gpus else None
+        if instance.is_waiting:
+            found[name] = State.waiting
+        elif name in drained:
+            found[name] = State.drained
+        elif unit.active_state == "deactivating":
+            found[name] = State.stopping
+        elif has_ended(unit) and not unit.is_running and note is not None:
+            was_stopped = Note.parse(note).counts(units[_TARGET].invocation_id, devices)
+            found |= {name: State.stopped} if was_stopped else {}
+    return found
 
 
 def _check(sight: _Sight, name: str) -> Checked:
     wanted, seen = sight.target.wanted[name], sight.seen[name]
     row = sight.rows.get(name) if sight.rows is not None else None
-    skipped = ""
+    skipped = sight.away.get(name, "")
     if row is not None and row.state in _AWAY:
         skipped = row.state
     elif row is not None and row.outdated and seen.unit.is_running:

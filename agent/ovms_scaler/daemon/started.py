@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from ovms_scaler.core.facts import UnitFacts
+from ovms_scaler.core.started import Note, has_ended
 from ovms_scaler.errors import HostError
 from ovms_scaler.host.store import Store
 
@@ -47,7 +48,7 @@ def look(
         problems.append(error.message)
     lost: set[str] = set()
     for unit in units:
-        known = _Note.parse(notes[unit.unit]) if unit.unit in notes else None
+        known = Note.parse(notes[unit.unit]) if unit.unit in notes else None
         note = _note(unit, known, activation, devices.get(unit.unit))
         if note is None or unit.unit in stopping:
             continue
@@ -63,45 +64,17 @@ def look(
     started = {
         unit
         for unit, text in notes.items()
-        if unit in (TARGET_UNIT, PROXY_UNIT) or _Note.parse(text).counts(activation, devices.get(unit))
+        if unit in (TARGET_UNIT, PROXY_UNIT) or Note.parse(text).counts(activation, devices.get(unit))
     }
     return Seen(started=frozenset(started), lost_device=frozenset(lost), problems=tuple(problems))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Note:
-    """What is noted of a unit: which ovms.target it ran under and, if on GPUs, as which process with which.
-
-    The latter two are empty for one that was stopped by hand: it stays so, whatever becomes of its GPUs.
-    """
-
-    activation: str
-    invocation: str = ""
-    devices: str = ""
-
-    @classmethod
-    def parse(cls, text: str) -> "_Note":
-        words = text.split(" ")
-        if len(words) != 3:
-            return cls(activation=words[0])
-        return cls(activation=words[0], invocation=words[1], devices=words[2])
-
-    @property
-    def text(self) -> str:
-        return f"{self.activation} {self.invocation} {self.devices}" if self.invocation else self.activation
-
-    def counts(self, activation: str, devices: str | None) -> bool:
-        """Whether what runs no more was stopped by hand, if not by the agent."""
-        return self.activation == activation and (not self.invocation or self.devices == devices)
-
-
-def _note(unit: UnitFacts, known: _Note | None, activation: str, devices: str | None) -> _Note | None:
+def _note(unit: UnitFacts, known: Note | None, activation: str, devices: str | None) -> Note | None:
     """What is to be noted of a unit now; None for nothing new."""
     if unit.active_state in ("active", "activating"):
         if devices is None:
-            return _Note(activation=activation)
-        return _Note(activation=activation, invocation=unit.invocation_id, devices=devices)
-    has_ended = unit.active_state == "inactive" or unit.result == "timeout"
-    if has_ended and known is not None and known.counts(activation, devices):
-        return _Note(activation=activation)
+            return Note(activation=activation)
+        return Note(activation=activation, invocation=unit.invocation_id, devices=devices)
+    if has_ended(unit) and known is not None and known.counts(activation, devices):
+        return Note(activation=activation)
     return None
