@@ -14,7 +14,7 @@ from proxy_lab import free_port
 
 from ovms_scaler.core.status import Document
 from ovms_scaler.daemon.admin import BOUNDS, Admin
-from ovms_scaler.daemon.admin_pages import Sources, make_application
+from ovms_scaler.daemon.admin_pages import PAGE_SEC, Sources, make_application
 from ovms_scaler.daemon.connections import Bounds
 from ovms_scaler.daemon.events import Events
 
@@ -62,6 +62,13 @@ class Shown:
     topology: Document = field(default_factory=lambda: {"nodes": []})
     events: Events = field(default_factory=Events)
     metrics: Callable[[str], Awaitable[tuple[bytes, str]]] = metrics_of
+    machine: Callable[[], Awaitable[Document]] | None = None  # in place of ``topology``
+    page_sec: float = PAGE_SEC
+    rendered: list[str] = field(default_factory=list)
+
+    def render(self, what: str, overview: Document) -> str:
+        self.rendered.append(what)
+        return f"<p>{overview['host']}</p>" if what == "page" else f"<p>{sorted(overview)}</p>"
 
     def sources(self) -> Sources:
         async def measures() -> Document:
@@ -74,17 +81,17 @@ class Shown:
             status=lambda: self.status,
             measures=measures,
             events=self.events,
-            topology=topology,
+            topology=self.machine or topology,
             metrics=lambda accept: self.metrics(accept),
-            page=lambda overview: f"<p>{overview['host']}</p>",
-            fragment=lambda overview: f"<p>{sorted(overview)}</p>",
+            page=lambda overview: self.render("page", overview),
+            fragment=lambda overview: self.render("fragment", overview),
             page_policy="default-src 'none'; style-src 'self'",
         )
 
 
 @contextlib.asynccontextmanager
 async def admin_open(admin: Admin, shown: Shown) -> AsyncIterator[Admin]:
-    await admin.open(make_application(shown.sources()))
+    await admin.open(make_application(shown.sources(), page_sec=shown.page_sec))
     try:
         yield admin
     finally:

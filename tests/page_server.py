@@ -61,7 +61,8 @@ class PageServer:
                 page=self.page,
                 fragment=self.fragment,
                 page_policy=CONTENT_SECURITY_POLICY,
-            )
+            ),
+            page_sec=0.0,
         )
 
 

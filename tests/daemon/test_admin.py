@@ -5,15 +5,23 @@ import asyncio
 import contextlib
 import json
 import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
+import page_lab
 import pytest
 from admin_lab import Answer, Shown, admin_open, ask, header, is_open, listening, send, until
-from daemon_host import CONFIG, DaemonHost, running
+from daemon_host import CONFIG, LIMIT_SEC, DaemonHost, running
 from proxy_lab import free_port
 
+from ovms_scaler.core.topology import Topology, topology_document
 from ovms_scaler.daemon import admin as admin_module
+from ovms_scaler.daemon import admin_pages, lanes
 from ovms_scaler.daemon.admin import BOUNDS, Admin
+from ovms_scaler.daemon.admin_pages import LATE, UNKNOWN, Machine
 from ovms_scaler.daemon.connections import Bounds
+from ovms_scaler.errors import HostError
 
 JSON_PATHS = ("/v1/status", "/v1/measures", "/v1/events", "/v1/topology", "/v1/overview")
 
@@ -257,11 +265,126 @@ async def test_a_connection_is_bounded_in_time_and_bytes() -> None:
             assert (await ask(port, "/v1/status")).status == 200
 
 
+@pytest.mark.parametrize(("path", "what"), [("/", "page"), ("/fragment", "fragment")])
+async def test_a_crowd_has_a_page_rendered_once(path: str, what: str) -> None:
+    shown = Shown(page_sec=LIMIT_SEC)
+    async with listening(shown) as port:
+        answers = await asyncio.gather(*(ask(port, path) for _ in range(20)))
+        assert {one.status for one in answers} == {200}
+        assert (await ask(port, path)).body == answers[0].body
+        assert shown.rendered == [what]
+
+
+async def test_a_page_is_not_kept_for_long() -> None:
+    shown = Shown(page_sec=0.0)
+    async with listening(shown) as port:
+        for times in (1, 2):
+            assert (await ask(port)).status == 200
+            assert len(shown.rendered) == times
+    assert admin_pages.PAGE_SEC <= 1.0
+
+
 async def test_defaults_are_bounded() -> None:
     assert BOUNDS.makes_room
     assert BOUNDS.of_user == BOUNDS.of_all <= 64
     assert BOUNDS.bytes <= 1 << 16
     assert BOUNDS.lifetime_sec <= 30
+
+
+# A machine that does not answer
+
+
+@dataclass(slots=True)
+class Reader:
+    """Reads a topology; while ``hangs`` it does not come back before ``go``."""
+
+    hangs: bool = True
+    error: HostError | None = None
+    go: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
+    topology: Topology = field(default_factory=lambda: page_lab.machine(sockets=1, nodes=1, cores=2))
+
+    def __call__(self) -> Topology:
+        if self.hangs:
+            self.go.wait(LIMIT_SEC)
+            self.ended.set()
+        if self.error is not None:
+            raise self.error
+        return self.topology
+
+
+@pytest.fixture
+def reader(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
+    """It is asked each time, and waited for shortly."""
+    monkeypatch.setattr(admin_pages, "MACHINE_SEC", -1.0)
+    monkeypatch.setattr(admin_pages, "PATIENCE_SEC", 0.02)
+    monkeypatch.setattr(lanes, "INTERVAL_SEC", 0.0)
+    made = Reader()
+    yield made
+    made.go.set()
+
+
+async def test_a_machine_that_never_answered_is_unknown(reader: Reader) -> None:
+    async with listening(Shown(machine=Machine(reader).document)) as port:
+        answer = await ask(port, "/v1/topology")
+        assert (answer.status, error(answer)) == (500, UNKNOWN)
+        overview = json.loads((await ask(port, "/v1/overview")).body)
+        assert overview["topology"] == {"warnings": [UNKNOWN]}
+        assert (await ask(port)).status == 200
+        reader.go.set()
+        await asyncio.to_thread(reader.ended.wait, LIMIT_SEC)
+        reader.hangs = False
+        assert json.loads((await ask(port, "/v1/topology")).body) == topology_document(reader.topology)
+
+
+async def test_a_machine_that_hangs_is_shown_as_it_was(reader: Reader) -> None:
+    async with listening(Shown(machine=Machine(reader).document)) as port:
+        reader.hangs = False
+        seen = json.loads((await ask(port, "/v1/topology")).body)
+        assert seen["warnings"] == []
+        reader.hangs = True
+        assert json.loads((await ask(port, "/v1/topology")).body) == {**seen, "warnings": [LATE]}
+    assert not reader.ended.is_set()
+
+
+async def test_a_machine_that_cannot_be_read_says_why(reader: Reader) -> None:
+    reader.hangs, reader.error = False, HostError("cannot read sys/devices", hint="look at it")
+    async with listening(Shown(machine=Machine(reader).document)) as port:
+        answer = await ask(port, "/v1/topology")
+        assert (answer.status, error(answer)) == (500, str(reader.error))
+        overview = json.loads((await ask(port, "/v1/overview")).body)
+        assert overview["topology"] == {"warnings": ["cannot read sys/devices; look at it"]}
+
+
+def test_a_machine_that_hangs_keeps_no_agent_from_ending(reader: Reader) -> None:
+    async def look() -> None:
+        with pytest.raises(HostError):
+            await Machine(reader).document()
+
+    asyncio.run(look())
+    assert not reader.ended.is_set()
+
+
+async def test_nothing_is_done_for_who_has_gone(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin_pages, "PATIENCE_SEC", 10 * LIMIT_SEC)
+    asked: list[asyncio.Task[object] | None] = []
+    writers: list[asyncio.StreamWriter] = []
+    machine = Machine(reader)
+
+    async def topology() -> dict[str, object]:
+        asked.append(asyncio.current_task())
+        return dict(await machine.document())
+
+    async with listening(Shown(machine=topology)) as port:
+        for _ in range(5):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writers.append(writer)
+            writer.write(b"GET /v1/topology HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await until(lambda: len(asked) == len(writers))
+            writer.close()
+        await until(lambda: all(task is not None and task.done() for task in asked))
+        assert (await ask(port, "/v1/status")).status == 200
+    assert not reader.ended.is_set()
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,25 @@ async def test_a_card_that_hangs_is_not_waited_for(
         await asyncio.to_thread(looks[0].join)
 
 
+async def test_who_goes_away_leaves_nothing_behind(host: DaemonHost, hanging: threading.Event) -> None:
+    host.plug(CARD)
+    host.configure(BOTH)
+    async with running(host) as run:
+        one = make(host, run.agent.view)
+        for _ in range(3):
+            reading = asyncio.create_task(one.read())
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+        await asyncio.sleep(0)
+        waiting = [task for task in asyncio.all_tasks() if "Lane.wait" in repr(task.get_coro())]
+        assert waiting == []
+        hanging.set()
+        looks = [thread for thread in threading.enumerate() if thread.name.endswith(ON_CARD)]
+        await asyncio.gather(*(asyncio.to_thread(look.join) for look in looks))
+
+
 async def test_what_was_seen_long_ago_is_not_told(
     measured: Measured, monkeypatch: pytest.MonkeyPatch
 ) -> None:

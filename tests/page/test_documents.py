@@ -211,6 +211,14 @@ def test_templates_are_installed_with_the_package() -> None:
     assert others == installed
 
 
+def test_no_card_is_called_away_while_the_machine_is_not_known() -> None:
+    warning = "sysfs or a card does not answer"
+    page = parse(render_fragment(page_lab.six() | {"topology": {"warnings": [warning]}}))
+    assert not page.having("card")
+    assert "The agent has not seen the machine yet." in page.having("machine")[0].text
+    assert warning in page.having("warnings")[0].text
+
+
 def test_made_up_documents_have_the_keys_of_real_ones() -> None:
     """Else these tests would be about a page that nobody sees."""
     made, host, target = page_lab.smallest(), World(), world.target()

@@ -6,6 +6,7 @@ import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,18 @@ def read_peer(transport: asyncio.BaseTransport | None) -> Peer | None:
     return Peer(uid=uid, gid=gid)
 
 
+def end_with_connection(transport: asyncio.BaseTransport | None) -> None:
+    """Have the current task cancelled when the connection is lost that it answers on.
+
+    Raises ConnectionResetError if that has happened.
+    """
+    if transport is None or transport.is_closing():
+        raise ConnectionResetError
+    connection = transport.get_protocol()
+    if isinstance(connection, _Connection):
+        connection.answering = asyncio.current_task()
+
+
 class Doorkeeper:
     """Makes a bounded connection of each that comes in."""
 
@@ -63,6 +76,7 @@ class _Connection(asyncio.Protocol):
         bounds: Bounds,
         of_user: "dict[int, dict[_Connection, None]]",
     ) -> None:
+        self.answering: asyncio.Task[Any] | None = None  # which nobody needs any more when this is lost
         self._make = make
         self._bounds = bounds
         self._of_user = of_user
@@ -113,6 +127,8 @@ class _Connection(asyncio.Protocol):
         self._leave()
         inner, self._inner = self._inner, None
         inner.connection_lost(exc)
+        if self.answering is not None:
+            self.answering.cancel()
 
     def data_received(self, data: bytes) -> None:
         self._bytes += len(data)

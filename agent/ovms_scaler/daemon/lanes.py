@@ -19,9 +19,9 @@ _KEPT = int(SPAN_SEC / INTERVAL_SEC) + 1
 class Lane(Generic[T]):
     """One look at a time, and only when somebody asks; ``samples`` are the last ones, the oldest first."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, kept: int = _KEPT) -> None:
         self._name = name
-        self._samples: deque[T] = deque(maxlen=_KEPT)
+        self._samples: deque[T] = deque(maxlen=kept)
         self._began_sec = float("-inf")
         self._done = asyncio.Event()
         self._done.set()

@@ -49,9 +49,11 @@ class Measuring:
         self._look()
         waits = [self._host.wait(), *(lane.wait() for lane in self._cards.values())]
         waiting = [asyncio.create_task(wait) for wait in waits]
-        _, late = await asyncio.wait(waiting, timeout=PATIENCE_SEC)
-        for task in late:
-            task.cancel()
+        try:
+            await asyncio.wait(waiting, timeout=PATIENCE_SEC)
+        finally:  # also when who asked has gone
+            for task in waiting:
+                task.cancel()
         return self._tell()
 
     def _tell(self) -> Document:

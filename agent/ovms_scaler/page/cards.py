@@ -37,7 +37,12 @@ class Card:
 def read_cards(
     topology: Document, measures: Document, marks: Sequence[Mark], cores: Mapping[int, Core]
 ) -> tuple[Card, ...]:
-    """Every GPU of the machine by address, and after them those that are remembered and away."""
+    """Every GPU of the machine by address, and after them those that are remembered and away.
+
+    None while the machine is not known: then nobody can say which are away.
+    """
+    if "nodes" not in topology:
+        return ()
     measured = {read_text(one, "address"): one for one in read_list(measures, "gpus")}
     owners = {address: mark for mark in marks for address in mark.gpus}
     host_cores = {mark: len(cores_of(mark.cpus, cores)) for mark in owners.values()}
