@@ -12,6 +12,7 @@ import world
 from ovms_scaler.core.books import Books
 from ovms_scaler.core.cpulist import format_cpu_list
 from ovms_scaler.core.instance import Instance
+from ovms_scaler.core.next_steps import HINDERED, PROXY_DOWN, REJECTED, WARNED, next_of
 from ovms_scaler.core.placement import normalise_weights, place
 from ovms_scaler.core.quantities import GIB
 from ovms_scaler.core.topology import Gpu, Node, Topology, topology_document
@@ -63,11 +64,14 @@ def overview(topology: Topology, *pools: Mapping[str, object]) -> Overview:
         "status": {
             "instances": [_status(one, weights[one.id], number) for number, one in enumerate(instances)],
             "pools": [
-                {"name": pool["name"], "instances": sum(one.pool == pool["name"] for one in instances)}
+                {
+                    "name": pool["name"], "hint": "",
+                    "instances": sum(one.pool == pool["name"] for one in instances),
+                }
                 for pool in pools
             ],
             "proxy": {
-                "generation": "5d0c1a7e93b4f286", "state": "active", "error": "", "waits": "",
+                "generation": "5d0c1a7e93b4f286", "state": "active", "error": "", "waits": "", "hint": "",
                 "old_workers": 0, "cut_requests": 0, "listen": ["8000"],
                 "endpoints": [
                     {
@@ -76,9 +80,11 @@ def overview(topology: Topology, *pools: Mapping[str, object]) -> Overview:
                     }
                 ],
             },
-            "config": {"file": "/etc/ovms-scaler/config.toml", "error": ""},
+            "config": {"file": "/etc/ovms-scaler/config.toml", "error": "", "hint": ""},
             "warnings": [],
+            "warnings_hint": "",
             "problems": [],
+            "problems_hint": "",
             "observed_sec": 90211.5,
             "orders": {"paused_since": None, "drained": {}, "restarts": []},
             "actions": [],
@@ -187,6 +193,8 @@ def change(document: Overview, name: str, **changes: object) -> Overview:
     """The overview with one instance in another state; out of rotation it is asked for nothing."""
     (entry,) = (one for one in document["status"]["instances"] if one["id"] == name)
     entry |= {"in_rotation": False, "since": AT - 134.0} | changes
+    said = {key: entry[key] for key in ("state", "reason", "hint", "in_rotation")}
+    entry["hint"] = next_of(name, **said)
     (measured,) = (one for one in document["measures"]["instances"] if one["id"] == name)
     if not entry["in_rotation"]:
         measured |= {"requests_per_sec": 0.0, "in_flight": 0, "ttfb_sec": None, "cpu_cores": None}
@@ -216,13 +224,23 @@ def six() -> Overview:
     return overview(machine(sockets=2, nodes=1, cores=16, gpus=gpus), CHAT, FAST)
 
 
+def hide_gpu_memory(document: Overview) -> Overview:
+    """Without CAP_SYS_PTRACE, which the agent's unit does not have, it cannot be known."""
+    measures = document["measures"]
+    for gpu in (*measures["gpus"], *(gpu for one in measures["instances"] for gpu in one["gpus"])):
+        key = "memory_used_bytes" if "memory_used_bytes" in gpu else "memory_bytes"
+        gpu[key] = None
+    return document
+
+
 def six_with_a_fault() -> Overview:
-    """One card was pulled out: the picture in README.md."""
-    document = six()
+    """One card was pulled out: the picture in README.md, of the unit as it is shipped."""
+    document = hide_gpu_memory(six())
     name, address = "fast-gpu-0000:83:00.0", "0000:83:00.0"
+    hint = f'ovms-scalerctl topology; to give it up: gpu.exclude = ["{address}"]'
     change(
         document, name, state="waiting", reason=f"its GPU {address} is not there",
-        hint=f'to give it up: gpu.exclude = ["{address}"]', render_nodes=[],
+        hint=hint, render_nodes=[],
     )  # fmt: skip
     topology = document["topology"]
     topology["gpus"] = [one for one in topology["gpus"] if one["address"] != address]
@@ -234,7 +252,7 @@ def six_with_a_fault() -> Overview:
         },
         {
             "at": AT - 134.0, "level": "warning", "event": "instance changed", "instance": name,
-            "state": "waiting", "was": "ready", "reason": f"its GPU {address} is not there",
+            "state": "waiting", "was": "ready", "reason": f"its GPU {address} is not there", "hint": hint,
         },
         {
             "at": AT - 133.6, "level": "info", "event": "proxy changed", "generation": "5d0c1a7e93b4f286",
@@ -319,6 +337,8 @@ def _trouble_the_whole(document: Overview, ejected: str) -> None:
         'config.toml: pool[0].placement: must be one of "numa", "gpu", "hetero", "whole", not "nmua"\n'
         '  hint: did you mean "numa"?'
     )
+    status["config"]["hint"] = REJECTED
+    status["warnings_hint"] = WARNED
     status["warnings"] = ["reserve_cpus has CPUs 0,192 only: the agent and the proxy run there, too"]
     status["actions"] = [f"restart ovms@{ejected}.service"]
     front |= {"errors_per_sec": 0.4, "rejected_per_sec": 2.1, "errors_total": 57, "rejected_total": 388}
@@ -351,10 +371,11 @@ def unreachable() -> Overview:
             hint=f"journalctl -u ovms@{name}.service; then: ovms-scalerctl reset {name}",
         )  # fmt: skip
     document["status"]["proxy"] |= {
-        "generation": None, "state": "failed",
+        "generation": None, "state": "failed", "hint": PROXY_DOWN,
         "error": "bind() to 0.0.0.0:8000 failed (98: Address already in use)",
     }  # fmt: skip
     document["status"]["problems"] = ["systemd has not answered for 12 s"]
+    document["status"]["problems_hint"] = HINDERED
     return document
 
 

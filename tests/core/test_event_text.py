@@ -82,6 +82,11 @@ def test_the_agents_own_hint_comes_first() -> None:
     assert render_hint(event("instance changed", instance="a")) == "ovms-scalerctl logs a"
 
 
+def test_a_change_without_a_hint_has_the_command_that_status_names() -> None:
+    changed = event("instance changed", instance="a", state="suspect")
+    assert render_hint(changed) == "journalctl -u ovms@a.service"
+
+
 def test_a_hint_that_is_no_command_is_not_shown_as_one() -> None:
     cut = event("requests cut by the proxy", count=1, hint="they went on for longer than ...")
     assert "systemctl reload ovms-scaler" in render_hint(cut)

@@ -223,10 +223,12 @@ def test_address_that_is_not_there_is_waited_for_and_what_there_is_is_said() -> 
     layout = put({**CHAT, "gpus": [C]}, CPU, gpus=reversed(FOUR[:2]))
     one = layout.instances[0]
     assert (one.id, one.is_waiting, one.missing_gpus) == (f"chat-gpu-{C}", True, (C,))
-    assert (one.problem, one.hint) == (f"there is no GPU at {C}", f"GPUs of this machine: {A}, {B}")
+    assert one.problem == f"there is no GPU at {C}"
+    assert one.hint == f"ovms-scalerctl topology; GPUs of this machine: {A}, {B}"
     assert [row[0] for row in rows(layout)[1:]] == ["cpu-numa0", "cpu-numa1"]
     assert C not in layout.books.cards
-    assert put({**CHAT, "gpus": [C]}, gpus=[]).instances[0].hint == "GPUs of this machine: none"
+    (other,) = put({**CHAT, "gpus": [C]}, gpus=[]).instances
+    assert other.hint == "ovms-scalerctl topology; GPUs of this machine: none"
 
 
 def test_card_that_was_pulled_out_is_waited_for() -> None:
@@ -235,7 +237,7 @@ def test_card_that_was_pulled_out_is_waited_for() -> None:
     assert (one.is_waiting, one.missing_gpus, one.render_nodes) == (True, (A,), ())
     assert (one.problem, one.hint) == (
         f"its GPU {A} is not there",
-        f'to give it up: gpu.exclude = ["{A}"]',
+        f'ovms-scalerctl topology; to give it up: gpu.exclude = ["{A}"]',
     )
 
 

@@ -87,7 +87,8 @@ def test_plan_waiting(facts: InstanceFacts, actions: tuple[Action, ...], *, rout
     step = plan_waiting(WITHOUT_A, facts, routed=routed)
     assert step.actions == actions
     assert (step.verdict.state, step.verdict.reason) == (State.waiting, f"its GPU {A} is not there")
-    assert (step.verdict.hint, step.wake_in_sec) == (f'to give it up: gpu.exclude = ["{A}"]', None)
+    hint = f'ovms-scalerctl topology; to give it up: gpu.exclude = ["{A}"]'
+    assert (step.verdict.hint, step.wake_in_sec) == (hint, None)
 
 
 # Its GPU hangs

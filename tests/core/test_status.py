@@ -76,7 +76,7 @@ def test_status_of_what_serves() -> None:
         "cpus": "0-3", "memory_nodes": "0", "gpus": [], "render_nodes": [], "weight": 1,
         "pid": host.units["chat-numa0"].main_pid, "restarts": 0,
     }  # fmt: skip
-    assert status["pools"] == [{"name": "chat", "instances": 2}]
+    assert status["pools"] == [{"name": "chat", "instances": 2, "hint": ""}]
     proxy = status["proxy"]
     assert isinstance(proxy, dict)
     assert (proxy["generation"], proxy["state"], proxy["listen"]) == (
@@ -92,7 +92,10 @@ def test_status_of_what_serves() -> None:
             "needs_api_key": False,
         }
     ]
-    assert status["problems"] == ["systemd is silent"]
+    assert (status["problems"], status["problems_hint"]) == (
+        ["systemd is silent"],
+        "journalctl -eu ovms-scaler",
+    )
 
 
 def test_an_instance_that_waits_has_the_keys_that_are_relied_on() -> None:
@@ -116,12 +119,22 @@ def test_status_tells_the_gpus_of_an_instance() -> None:
 
 def test_status_tells_of_a_pool_without_an_instance() -> None:
     status = document(World(), replace(world.target(), pools=("chat", "gpu")))
-    assert status["pools"] == [{"name": "chat", "instances": 2}, {"name": "gpu", "instances": 0}]
+    assert status["pools"] == [
+        {"name": "chat", "instances": 2, "hint": ""},
+        {"name": "gpu", "instances": 0, "hint": "ovms-scalerctl topology"},
+    ]
 
 
 def test_status_of_what_does_not_run() -> None:
     entry = first(document(World()))
     assert (entry["state"], entry["in_rotation"], entry["pid"]) == ("starting", False, None)
+    assert entry["hint"] == "ovms-scalerctl logs chat-numa0 -f"
+
+
+def test_status_of_a_proxy_that_is_down_names_the_next_command() -> None:
+    proxy = document(World())["proxy"]
+    assert isinstance(proxy, dict)
+    assert (proxy["state"], proxy["hint"]) == ("inactive", "systemctl status ovms-scaler-proxy")
 
 
 def test_status_while_systemd_is_silent_explains_every_instance() -> None:
@@ -166,14 +179,21 @@ def test_status_before_anything_is_known() -> None:
             "state": None,
             "error": "",
             "waits": "",
+            "hint": "",
             "old_workers": 0,
             "cut_requests": 0,
             "listen": [],
             "endpoints": [],
         },
-        "config": {"file": "/c", "error": "not there"},
+        "config": {
+            "file": "/c",
+            "error": "not there",
+            "hint": "ovms-scalerctl check-config; then: systemctl reload ovms-scaler",
+        },
         "warnings": [],
+        "warnings_hint": "",
         "problems": [],
+        "problems_hint": "",
         "observed_sec": 4.5,
         "orders": {"paused_since": None, "drained": {}, "restarts": []},
         "actions": [],

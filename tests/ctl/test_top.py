@@ -103,7 +103,7 @@ def test_everything_at_80_columns(ctl: Ctl, agent: FakeAgent, monkeypatch: pytes
         "chat-numa1 (quarantined for 1m00s): it kept failing",
         "  next: do this",
         "",
-        "Node   CPU          Memory    GPU            Use",
+        "Node   CPU          Memory    GPU           Busy",
         "   0  63 %  181 of 256 GiB    0000:03:00.0  98 %",
         "   1     -               -",
     ]

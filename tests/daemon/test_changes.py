@@ -43,6 +43,16 @@ def test_a_state_is_logged_when_it_is_entered() -> None:
     assert "was" not in logged(plan_of(State.ready), plan_of(), plan_of(State.ready))[0]
 
 
+def test_bad_news_name_the_command_that_status_names() -> None:
+    for state, said in (
+        (State.suspect, "journalctl -u ovms@chat-numa0.service"),
+        (State.waiting, "ovms-scalerctl topology"),
+    ):
+        bad = Plan(actions=(), verdicts={A: Verdict(state=state, reason="why")}, in_rotation=frozenset())
+        (entry,) = logged(bad)
+        assert (entry["log_level"], entry["hint"]) == ("warning", said)
+
+
 def test_rotation_is_logged_when_it_changes_whoever_changed_it() -> None:
     ready, out = plan_of(State.ready, routed=True), plan_of(State.ready)
     assert logged(out, ready) == [{"log_level": "info", "event": "instance in rotation", "instance": A}]

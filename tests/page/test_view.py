@@ -15,7 +15,6 @@ from ovms_scaler.core import news
 from ovms_scaler.core.lifecycle import State
 from ovms_scaler.page import render_fragment
 from ovms_scaler.page.marks import letter_of
-from ovms_scaler.page.steps import next_steps, split_hint
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +146,7 @@ def test_a_card_that_is_away_is_drawn_where_its_cores_are() -> None:
     away, there = node(page, 1).having("card")
     assert away.text == "GPU 0000:83:00.0 away fast-gpu-0000:83:00.0, waiting, 2 host cores"
     assert there.text == (
-        "GPU 0000:9a:00.0 xe e20b fast-gpu-0000:9a:00.0, 2 host cores Busy 76 % Memory 9.7 of 11.9 GiB"
+        "GPU 0000:9a:00.0 xe e20b fast-gpu-0000:9a:00.0, 2 host cores Busy 76 % Memory \N{EN DASH} of 11.9 GiB"
     )
 
 
@@ -232,7 +231,7 @@ def test_each_state_out_of_rotation_names_a_command(state: State) -> None:
     assert "chat-numa0" in commands[0] or commands[0].startswith("ovms-scalerctl ")
 
 
-def test_one_that_is_about_to_be_routed_needs_no_command() -> None:
+def test_one_that_is_about_to_be_put_in_rotation_needs_no_command() -> None:
     page = render(change(page_lab.two(), "chat-numa0", state="ready"))
     assert troubles(page) == ["chat-numa0 ready for 2m14s: it is about to be put in rotation"]
 
@@ -271,7 +270,8 @@ def test_the_proxy_and_the_agent_name_commands_too() -> None:
          "ovms-scalerctl resume"),
         ({"pools": [{"name": "fast", "instances": 0}]}, "pool fast has no instance",
          "ovms-scalerctl topology"),
-        ({"config": {"file": "/c.toml", "error": "bad"}}, "/c.toml is not accepted",
+        ({"config": {"file": "/c.toml", "error": "bad", "hint": "ovms-scalerctl check-config; then: do"}},
+         "/c.toml is not accepted",
          "ovms-scalerctl check-config"),
     ],
     ids=["paused", "empty pool", "refused file"],
@@ -284,6 +284,17 @@ def test_general_troubles(changes: dict[str, Any], said: str, command: str) -> N
     assert codes(page.having("troubles")[0])[0] == command
 
 
+def test_warnings_name_a_command() -> None:
+    (section,) = render(page_lab.sixteen_with_faults()).having("warnings")
+    assert codes(section) == ["ovms-scalerctl topology"]
+
+
+def test_a_remedy_stands_alone() -> None:
+    """No other command before it, and one to copy."""
+    page = render(change(page_lab.two(), "chat-numa0", state="failed", reason="bad", hint="apt install a"))
+    assert troubles(page) == ["chat-numa0 failed for 2m14s: bad Next: apt install a Copy apt install a"]
+
+
 def test_one_that_is_no_longer_wanted_is_not_counted() -> None:
     document = page_lab.two()
     document["status"]["instances"][1] |= {
@@ -292,41 +303,6 @@ def test_one_that_is_no_longer_wanted_is_not_counted() -> None:
     page = render(document)
     assert page.one("h2", id="verdict").text == "1 of 1 instance in rotation"
     assert "no longer wanted" in page.one("table").text
-
-
-# What to type
-
-
-@pytest.mark.parametrize(
-    ("hint", "pieces"),
-    [
-        ("", []),
-        ("journalctl -u ovms@chat-numa0.service", ["$ journalctl -u ovms@chat-numa0.service"]),
-        ("journalctl -u ovms@a.service; then: ovms-scalerctl reset a",
-         ["$ journalctl -u ovms@a.service", "$ ovms-scalerctl reset a"]),
-        ("dmesg; then `ovms-scalerctl reload` tries again",
-         ["$ dmesg", "$ ovms-scalerctl reload", "tries again"]),
-        ("`ovms-scalerctl reload` sets some aside, by changing the instances there one at a time",
-         ["$ ovms-scalerctl reload", "sets some aside, by changing the instances there one at a time"]),
-        ("use smaller weights (int8, int4), a smaller graph.cache_size",
-         ["use smaller weights (int8, int4), a smaller graph.cache_size"]),
-        ("ls -l /dev/dri/renderD128; udev gives it to the group render with mode 0660",
-         ["$ ls -l /dev/dri/renderD128", "udev gives it to the group render with mode 0660"]),
-        ("ovms-scalerctl reload --allow-outage", ["$ ovms-scalerctl reload --allow-outage"]),
-        ("`dmesg` says why", ["$ dmesg", "says why"]),
-        ("raise proxy.shutdown_timeout_sec, then: systemctl reload ovms-scaler",
-         ["raise proxy.shutdown_timeout_sec", "$ systemctl reload ovms-scaler"]),
-    ],
-)  # fmt: skip
-def test_hints_are_words_and_commands(hint: str, pieces: list[str]) -> None:
-    assert [f"$ {one.text}" if one.is_command else one.text for one in split_hint(hint)] == pieces
-
-
-def test_a_hint_in_words_has_a_command_before_it() -> None:
-    steps = next_steps("to give it up: gpu.exclude", state="waiting", name="a", unit="ovms@a.service")
-    assert [(one.text, one.is_command) for one in steps] == [
-        ("ovms-scalerctl topology", True), ("to give it up: gpu.exclude", False),
-    ]  # fmt: skip
 
 
 # Instances, front, events
@@ -360,7 +336,7 @@ def test_events_are_the_newest_first_and_the_rest_is_folded() -> None:
     assert items[0].text.startswith("01:49:53 the proxy runs with new files")
     assert items[1].text == (
         "01:49:53 warning fast-gpu-0000:83:00.0 is waiting (was ready): its GPU 0000:83:00.0 is not there "
-        "Next: ovms-scalerctl logs fast-gpu-0000:83:00.0"
+        'Next: ovms-scalerctl topology to give it up: gpu.exclude = ["0000:83:00.0"]'
     )
     # Of another day than today's.
     assert items[3].text.startswith("23 Jul 21:52:59 ")

@@ -73,7 +73,7 @@ def parse_api_keys(text: str) -> tuple[str, ...]:
             raise InputError(
                 f"must hold one API key a line, and line {number} is none: a key is 16 to 256 letters, "
                 "digits and '-', '.', '_', '~', '+' or '/', with '=' at its end only",
-                hint="openssl rand -hex 32 prints a good one",
+                hint="`openssl rand -hex 32` prints a good one",
             )
         keys.append(key)
     if not keys:

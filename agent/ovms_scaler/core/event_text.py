@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ovms_scaler.core.event import Event
+from ovms_scaler.core.next_steps import usual
 
 _BAD = ("warning", "error", "critical")
 _CHECK = "ovms-scalerctl check-config"
@@ -16,7 +17,7 @@ class _Said:
     """A sentence with the event's keys in braces, or what makes one; ``hint`` where the event has none."""
 
     text: str | Callable[[Event], str]
-    hint: str = ""
+    hint: str | Callable[[Event], str] = ""
 
 
 def render_event(event: Event) -> str:
@@ -32,10 +33,19 @@ def render_hint(event: Event) -> str:
     if event.get("level") not in _BAD:
         return ""
     said = _SENTENCES.get(str(event.get("event", "")))
-    default = said.hint.format_map(_Words(event)) if said is not None else ""
+    default = _default_hint(said, event) if said is not None else ""
     if said is not None and event.get("event") == _CUT:  # its own says why, not what to do
         return default
     return _word(event, "hint") or default
+
+
+def _default_hint(said: _Said, event: Event) -> str:
+    return said.hint.format_map(_Words(event)) if isinstance(said.hint, str) else said.hint(event)
+
+
+def _usual(event: Event) -> str:
+    """As status says it; an entry of another version may lack the state."""
+    return usual(_word(event, "state"), _word(event, "instance")) or _LOGS.format_map(_Words(event))
 
 
 class _Words(dict[str, str]):
@@ -148,7 +158,7 @@ _SENTENCES = {
         hint=f"ovms-scalerctl topology; {_CHECK}",
     ),
     # Instances
-    "instance changed": _Said(text=_changed, hint=_LOGS),
+    "instance changed": _Said(text=_changed, hint=_usual),
     "instance in rotation": _Said(text="{instance} is in rotation"),
     "instance out of rotation": _Said(
         text=lambda event: _with(event, "{instance} is out of rotation", state=", as it is {state}")

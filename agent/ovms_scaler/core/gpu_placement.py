@@ -239,9 +239,13 @@ def _obstacle(members: tuple[Candidate, ...], topology: Topology) -> tuple[str, 
         gpu = one.gpu
         if gpu is None and one.card.vendor_id is None:
             here = ", ".join(sorted(each.address for each in topology.gpus)) or "none"
-            return f"there is no GPU at {one.address}", f"GPUs of this machine: {here}"
+            return (
+                f"there is no GPU at {one.address}",
+                f"ovms-scalerctl topology; GPUs of this machine: {here}",
+            )
         if gpu is None:
-            return f"its GPU {one.address} is not there", f'to give it up: gpu.exclude = ["{one.address}"]'
+            give_up = f'to give it up: gpu.exclude = ["{one.address}"]'
+            return f"its GPU {one.address} is not there", f"ovms-scalerctl topology; {give_up}"
         if gpu.render_node is None and gpu.driver is None:
             module = _MODULES.get(gpu.vendor_id or "", "load its driver")
             return f"GPU {one.address} has no driver", f"{module}; `dmesg` says why one was not bound"

@@ -12,6 +12,8 @@ from ovms_scaler.core.wedge import HELPER_METHODS, RESTART, Wedge
 
 # Before the second attempt; twice as long before each further one.
 BACK_OFF_SEC = 10.0
+# What the kernel says of the card tells most.
+_KERNEL = "journalctl -k"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +61,7 @@ def plan_recovery(
     what = f"GPU {address} hangs" + (f": {wedge.detail}" if wedge.detail else "")
     given_up = _given_up(wedge, rules)
     if own.unit is None:
-        return Step(verdict=Verdict(state=State.absent, reason=what))
+        return Step(verdict=Verdict(state=State.absent, reason=what, hint=_KERNEL))
     if own.unit.is_running:
         return _stop(instance, wedge, own, rules, what, now_sec=now_sec, routed=routed)
     if given_up is not None:
@@ -70,16 +72,15 @@ def plan_recovery(
         )
         return Step(verdict=verdict)
     of = f"attempt {wedge.attempt} of {rules.recovery_attempts}"
-    verdict = Verdict(state=State.waiting, reason=f"GPU {address} is recovered by {wedge.method}, {of}")
+    reason = f"GPU {address} is recovered by {wedge.method}, {of}"
+    verdict = Verdict(state=State.waiting, reason=reason, hint=_KERNEL)
     if own.job:
         return Step(verdict=verdict)
     wait_sec = _back_off_sec(wedge) - (now_sec - wedge.at_sec)
     if wait_sec > 0:
         why = f"; the one before failed: {wedge.error}" if wedge.error else ""
-        return Step(
-            verdict=Verdict(state=State.waiting, reason=f"{what}; {of} to recover it comes soon{why}"),
-            wake_in_sec=wait_sec,
-        )
+        soon = f"{what}; {of} to recover it comes soon{why}"
+        return Step(verdict=Verdict(state=State.waiting, reason=soon, hint=_KERNEL), wake_in_sec=wait_sec)
     recover = Recover(instance=instance.id, address=address, method=wedge.method)
     return Step(actions=(recover,), verdict=verdict)
 
@@ -95,15 +96,16 @@ def _stop(
     routed: bool,
 ) -> Step:
     """Requests on a device that the kernel has shut off get nowhere; after a mere reset some may end."""
-    verdict = Verdict(state=State.draining, reason=what, hint="journalctl -k")
+    verdict = Verdict(state=State.draining, reason=what, hint=_KERNEL)
+    stopping = Verdict(state=State.stopping, reason=what, hint=_KERNEL)
     if own.unit is not None and own.unit.active_state == "deactivating":
-        return Step(verdict=Verdict(state=State.stopping, reason=what))
+        return Step(verdict=stopping)
     if own.job or routed:
         return Step(verdict=verdict)
     left_sec = rules.drain_timeout_sec - (now_sec - wedge.at_sec)
     if wedge.method == RESTART and own.connections != 0 and left_sec > 0:
         return Step(verdict=verdict, wake_in_sec=min(1.0, left_sec))
-    return Step(actions=(Stop(instance=instance.id),), verdict=Verdict(state=State.stopping, reason=what))
+    return Step(actions=(Stop(instance=instance.id),), verdict=stopping)
 
 
 def _given_up(wedge: Wedge, rules: GpuRules) -> str | None:

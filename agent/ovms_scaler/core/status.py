@@ -11,6 +11,14 @@ from ovms_scaler.core.facts import Facts
 from ovms_scaler.core.fronts import endpoints_of
 from ovms_scaler.core.instance import Instance, unit_name
 from ovms_scaler.core.lifecycle import State, is_outdated
+from ovms_scaler.core.next_steps import (
+    EMPTY_POOL,
+    HINDERED,
+    REJECTED,
+    WARNED,
+    next_of,
+    next_of_proxy,
+)
 from ovms_scaler.core.orders import Orders
 from ovms_scaler.core.plan import Plan
 from ovms_scaler.core.target import Target
@@ -67,31 +75,44 @@ def status_document(
     those of the configuration in force, which it is to be started from.
     """
     instances = _instances(target, facts, plan, since) if plan is not None else []
-    proxy = facts.proxy
+    warnings = list(target.warnings) if target is not None else []
     return {
         "version": __version__,
         "instances": instances,
         "pools": _pools(target) if target is not None else [],
-        "proxy": {
-            "generation": proxy.generation,
-            "state": proxy.unit.active_state if proxy.unit is not None else None,
-            "error": plan.proxy_error if plan is not None else "",
-            "waits": plan.proxy_waits if plan is not None else "",
-            "old_workers": proxy.old_workers,
-            "cut_requests": proxy.cut_requests,
-            "listen": sorted({listen for front in target.fronts for listen in front.listen})
-            if target
-            else [],
-            "endpoints": endpoints_of(target.fronts, target.proxy.access) if target else [],
-        },
-        "config": {"file": config_file, "error": config_error},
-        "warnings": list(target.warnings) if target is not None else [],
+        "proxy": _proxy(target, facts, plan),
+        "config": {"file": config_file, "error": config_error, "hint": REJECTED if config_error else ""},
+        "warnings": warnings,
+        "warnings_hint": WARNED if warnings else "",
         "problems": list(problems),
+        "problems_hint": HINDERED if problems else "",
         "observed_sec": observed_sec,
         "orders": _orders(facts.orders),
         "actions": [action.describe() for action in plan.actions] if plan is not None else [],
         "deferred": [action.describe() for action in plan.deferred] if plan is not None else [],
     }
+
+
+def _proxy(target: Target | None, facts: Facts, plan: Plan | None) -> Document:
+    proxy = facts.proxy
+    state = proxy.unit.active_state if proxy.unit is not None else None
+    error = plan.proxy_error if plan is not None else ""
+    waits = plan.proxy_waits if plan is not None else ""
+    listen = {listen for front in target.fronts for listen in front.listen} if target is not None else set()
+    return {
+        "generation": proxy.generation,
+        "state": state,
+        "error": error,
+        "waits": waits,
+        "hint": next_of_proxy(
+            listens=bool(listen), answers=bool(proxy.generation), is_active=state == "active",
+            error=error, waits=waits,
+        ),
+        "old_workers": proxy.old_workers,
+        "cut_requests": proxy.cut_requests,
+        "listen": sorted(listen),
+        "endpoints": endpoints_of(target.fronts, target.proxy.access) if target is not None else [],
+    }  # fmt: skip
 
 
 def _orders(orders: Orders) -> Document:
@@ -106,7 +127,10 @@ def _orders(orders: Orders) -> Document:
 def _pools(target: Target) -> list[Document]:
     """How many instances each pool is to have: one may have none, as on a machine without GPUs."""
     counts = Counter(instance.pool for instance in target.instances)
-    return [{"name": name, "instances": counts[name]} for name in target.pools]
+    return [
+        {"name": name, "instances": counts[name], "hint": "" if counts[name] else EMPTY_POOL}
+        for name in target.pools
+    ]
 
 
 def _instances(
@@ -123,7 +147,13 @@ def _instances(
                 "id": name,
                 "state": verdict.state.value,
                 "reason": verdict.reason,
-                "hint": verdict.hint,
+                "hint": next_of(
+                    name,
+                    state=verdict.state,
+                    reason=verdict.reason,
+                    hint=verdict.hint,
+                    in_rotation=name in plan.in_rotation,
+                ),
                 "since": since[name].since if name in since else None,
                 "port": instance.port if instance is not None else None,
                 "in_rotation": name in plan.in_rotation,

@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from ovms_scaler.core.news import Row, parse_empty_pools, parse_rows, table
+from ovms_scaler.core.next_steps import EMPTY_POOL, PAUSED
 from ovms_scaler.core.quantities import format_duration
 from ovms_scaler.ctl import tables
 from ovms_scaler.ctl.tables import cell, indented, make_table, stack
@@ -47,7 +48,9 @@ def render_status(document: Mapping[str, Any], *, now: float) -> RenderableType:
     parts += _render_config(document)
     parts += _render_pause(document, now)
     parts += _render_sentences("Problems", "bold red", document.get("problems"))
+    parts += _render_next(document.get("problems_hint"))
     parts += _render_sentences("Warnings", "bold yellow", document.get("warnings"))
+    parts += _render_next(document.get("warnings_hint"))
     return stack(*parts)
 
 
@@ -84,9 +87,8 @@ def _render_explanations(rows: Sequence[Row], now: float) -> list[RenderableType
             continue
         age = _age(row, now)
         state = f"{row.state} for {age}" if age else row.state
-        parts.append(cell(f"{row.id} ({state}): {row.reason or 'it is about to be routed'}"))
-        if row.hint:
-            parts.append(indented(f"next: {row.hint}", "bold"))
+        parts.append(cell(f"{row.id} ({state}): {row.reason or 'it is about to be put in rotation'}"))
+        parts += _render_next(row.hint)
     return [*parts, ""] if parts else []
 
 
@@ -94,7 +96,7 @@ def _render_empty_pools(names: Sequence[str]) -> list[RenderableType]:
     if not names:
         return []
     sentences = [cell(f"pool {name} has no instance; the warnings below tell why", "red") for name in names]
-    return [*sentences, indented("next: ovms-scalerctl topology", "bold"), ""]
+    return [*sentences, *_render_next(EMPTY_POOL), ""]
 
 
 def _render_proxy(proxy: Mapping[str, Any]) -> list[RenderableType]:
@@ -110,9 +112,11 @@ def _render_proxy(proxy: Mapping[str, Any]) -> list[RenderableType]:
     if proxy.get("cut_requests"):
         cut = f"requests cut {proxy['cut_requests']}, as they outlasted proxy.shutdown_timeout_sec"
         parts.append(indented(cut, "yellow"))
-    if where and not (proxy.get("generation") and proxy.get("state") == "active"):
-        parts.append(indented("next: systemctl status ovms-scaler-proxy", "bold"))
-    return parts
+    return [*parts, *_render_next(proxy.get("hint"))]
+
+
+def _render_next(hint: object) -> list[RenderableType]:
+    return [indented(f"next: {hint}", "bold")] if hint else []
 
 
 def _render_config(document: Mapping[str, Any]) -> list[RenderableType]:
@@ -126,7 +130,7 @@ def _render_config(document: Mapping[str, Any]) -> list[RenderableType]:
             "bold red",
         ),
         *(indented(line) for line in str(error).splitlines()),
-        indented("next: mend it, then: systemctl reload ovms-scaler", "bold"),
+        *_render_next(table(document, "config").get("hint")),
     ]
 
 
@@ -141,7 +145,7 @@ def _render_pause(document: Mapping[str, Any], now: float) -> list[RenderableTyp
             f"The agent is paused for {format_duration(now - since)}: it observes and does nothing",
             "bold cyan",
         ),
-        indented("next: ovms-scalerctl resume", "bold"),
+        *_render_next(PAUSED),
         *deferred[1:],
     ]
 

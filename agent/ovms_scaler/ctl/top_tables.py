@@ -150,7 +150,7 @@ def render_machine(measures: Document, limit: int | None) -> Table:
 def _render_gpus(gpus: list[Document], limit: int | None) -> Table:
     """Their memory where it is known of any."""
     used = {str(gpu.get("address")): read_number(gpu.get("memory_used_bytes")) for gpu in gpus}
-    columns = ("GPU", "Use", *(["Memory"] if any(size is not None for size in used.values()) else []))
+    columns = ("GPU", "Busy", *(["Memory"] if any(size is not None for size in used.values()) else []))
     shown = make_table(*columns, right=columns[1:])
     for gpu in _limit(gpus, limit):
         size = used[str(gpu.get("address"))]

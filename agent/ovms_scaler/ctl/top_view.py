@@ -112,7 +112,7 @@ def _render_notes(
     parts: list[RenderableType] = []
     for row in bad[:limit]:
         age = f" for {format_duration(at - row.since)}" if at is not None and row.since is not None else ""
-        said = f"{row.id} ({row.state}{age}): {row.reason or 'it is about to be routed'}"
+        said = f"{row.id} ({row.state}{age}): {row.reason or 'it is about to be put in rotation'}"
         parts.append(cell(said) if limit is None else _line(said))
         if row.hint:
             parts.append(_render_next(row.hint, limit))

@@ -8,12 +8,13 @@ import structlog
 
 from ovms_scaler.core.instance import unit_name
 from ovms_scaler.core.lifecycle import State
+from ovms_scaler.core.next_steps import usual
 from ovms_scaler.core.plan import Plan
 from ovms_scaler.core.status import Since
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
-BAD = frozenset({State.failed, State.quarantined, State.ejected, State.suspect})
+BAD = frozenset({State.failed, State.quarantined, State.ejected, State.suspect, State.waiting})
 
 
 class Changes:
@@ -36,11 +37,12 @@ class Changes:
             if before is not None and before.state is verdict.state:
                 continue
             self._since[name] = Since(state=verdict.state, since=round(time.time(), 3))
-            write = log.warning if verdict.state in BAD else log.info
+            is_bad = verdict.state in BAD
+            write = log.warning if is_bad else log.info
             details = {
                 "was": before.state.value if before is not None else "",
                 "reason": verdict.reason,
-                "hint": verdict.hint,
+                "hint": usual(verdict.state, name) if is_bad and not verdict.hint else verdict.hint,
             }
             said = {key: text for key, text in details.items() if text}
             unit = unit_name(name)

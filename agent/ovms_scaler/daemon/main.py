@@ -272,7 +272,7 @@ def only_one(path: Path) -> Iterator[None]:
     except OSError as error:
         raise HostError(
             f"cannot open {path}: {error.strerror}",
-            hint="systemd-tmpfiles --create makes its directory; the agent needs root",
+            hint="`systemd-tmpfiles --create` makes its directory; the agent needs root",
         ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

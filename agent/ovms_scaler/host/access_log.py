@@ -33,7 +33,7 @@ class AccessLog:
             self._socket.close()
             raise HostError(
                 f"cannot listen on {path}: {error.strerror}",
-                hint="systemd-tmpfiles --create makes its directory",
+                hint="`systemd-tmpfiles --create` makes its directory",
             ) from error
         asyncio.get_running_loop().add_reader(self._socket, self._read)
 

@@ -138,7 +138,7 @@ class CredentialStore:
 
     def _write_set(self, number: str, texts: Mapping[str, bytes]) -> None:
         """Raises HostError."""
-        hint = "systemd-tmpfiles --create ovms-scaler.conf makes the directory as it must be"
+        hint = "`systemd-tmpfiles --create ovms-scaler.conf` makes the directory as it must be"
         try:
             if stat.S_IMODE(self._directory.stat().st_mode) & 0o007:
                 raise HostError(
@@ -222,13 +222,14 @@ def _check_pair(certificate: bytes, key: bytes) -> None:
             if asked:
                 raise InputError(
                     "must not need a passphrase",
-                    hint="openssl pkey -in FILE -out FILE_WITHOUT_PASSPHRASE takes it away",
+                    hint="`openssl pkey -in FILE -out FILE_WITHOUT_PASSPHRASE` takes it away",
                 ) from None
             reason = (error.reason or "").replace("_", " ").lower()
             why = reason or "no certificate or no key is found"
             raise InputError(
                 f"must be a private key that fits tls_certificate, both in PEM form: {why}",
-                hint="openssl x509 -noout -pubkey -in CERTIFICATE prints what openssl pkey -pubout -in KEY",
+                hint="`openssl x509 -noout -pubkey -in CERTIFICATE` prints "
+                "what `openssl pkey -pubout -in KEY`",
             ) from None
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from ovms_scaler.errors import HostError
 
 _WAYS_OUT = {
-    errno.ENOSPC: "free some space; df shows which file system is full",
+    errno.ENOSPC: "free some space; `df` shows which file system is full",
     errno.EROFS: "the file system is mounted read-only; mount and dmesg say why",
 }
 

@@ -261,7 +261,8 @@ def _explained() -> Iterator[None]:
         yield
     except OSError as error:
         why = f"{error.strerror or error}: {error.filename}"
-        raise HostError(f"cannot write the proxy's files: {why}", hint="mount and dmesg say more") from error
+        hint = "`mount` and `dmesg` say more"
+        raise HostError(f"cannot write the proxy's files: {why}", hint=hint) from error
 
 
 def _writing_order(name: str) -> tuple[bool, str]:

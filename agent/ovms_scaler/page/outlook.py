@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ovms_scaler.core import news
+from ovms_scaler.core.next_steps import EMPTY_POOL, PAUSED, Piece, split_hint
 from ovms_scaler.page.marks import Mark
 from ovms_scaler.page.reading import Document, read_number, read_table, read_text, read_texts
 from ovms_scaler.page.rows import InstanceRow, age_of
-from ovms_scaler.page.steps import Piece, commands
 
 # More instances than these are in the table only.
 SHOWN = 6
@@ -126,17 +126,17 @@ def _of_the_whole(status: Document, now: float | None) -> Iterator[Trouble]:
             subject=read_text(read_table(status, "config"), "file") or "the configuration",
             what="is not accepted; the configuration before it stays in force",
             lines=tuple(error.splitlines()),
-            steps=commands("ovms-scalerctl check-config", "systemctl reload ovms-scaler"),
+            steps=split_hint(read_text(read_table(status, "config"), "hint")),
         )
     for problem in read_texts(status, "problems"):
         yield Trouble(
             key=f"problem {problem}", level="bad", subject="the agent", what=f"is hindered: {problem}",
-            steps=commands("journalctl -eu ovms-scaler"),
+            steps=split_hint(read_text(status, "problems_hint")),
         )  # fmt: skip
     for name in news.parse_empty_pools(status):
         yield Trouble(
             key=f"pool {name}", level="bad", subject=f"pool {name}",
-            what="has no instance; the warnings below tell why", steps=commands("ovms-scalerctl topology"),
+            what="has no instance; the warnings below tell why", steps=split_hint(EMPTY_POOL),
         )  # fmt: skip
     if (since := read_number(read_table(status, "orders"), "paused_since")) is not None:
         age = age_of(since, now)
@@ -146,29 +146,30 @@ def _of_the_whole(status: Document, now: float | None) -> Iterator[Trouble]:
             subject="the agent",
             what=f"is paused{f' for {age}' if age else ''}: it observes and does nothing",
             lines=tuple(f"it would now: {text}" for text in read_texts(status, "deferred")),
-            steps=commands("ovms-scalerctl resume"),
+            steps=split_hint(PAUSED),
         )
 
 
 def _of_proxy(proxy: Document) -> Iterator[Trouble]:
     error, state = read_text(proxy, "error"), read_text(proxy, "state")
+    steps = split_hint(read_text(proxy, "hint"))
     if proxy.get("listen") and (not proxy.get("generation") or state != "active"):
         what = f"is {state or 'unknown to systemd'}" + (
             "" if proxy.get("generation") else ", and does not answer"
         )
         yield Trouble(
             key="proxy", level="bad", subject="the proxy", what=f"{what}: clients may get nothing",
-            lines=tuple(error.splitlines()), steps=commands("systemctl status ovms-scaler-proxy"),
+            lines=tuple(error.splitlines()), steps=steps,
         )  # fmt: skip
     elif error:
         yield Trouble(
             key="proxy", level="bad", subject="the proxy", what="does not take its new files",
-            lines=tuple(error.splitlines()), steps=commands("journalctl -eu ovms-scaler-proxy"),
+            lines=tuple(error.splitlines()), steps=steps,
         )  # fmt: skip
     if waits := read_text(proxy, "waits"):
         yield Trouble(
             key="proxy waits", level="attention", subject="the proxy", what=waits,
-            steps=commands("systemctl status ovms-scaler-proxy"),
+            steps=steps,
         )  # fmt: skip
 
 

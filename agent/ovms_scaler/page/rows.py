@@ -4,10 +4,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ovms_scaler.core.next_steps import Piece, split_hint
 from ovms_scaler.core.quantities import format_bytes, format_duration, format_latency, format_number
 from ovms_scaler.page.marks import Mark
 from ovms_scaler.page.reading import Document, read_id, read_list, read_number, read_table, read_text
-from ovms_scaler.page.steps import Piece, next_steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +80,7 @@ def _read_row(entry: Document, measured: Document, mark: Mark, now: float | None
         cpu=format_known(read_number(measured, "cpu_cores")),
         memory=None if memory is None else format_bytes(memory),
         reason="it is about to be put in rotation" if is_about_to else reason,
-        steps=next_steps(hint, state=mark.state, name=mark.name, unit=read_text(entry, "unit"))
-        if hint or (is_missed and not is_about_to)
-        else (),
+        steps=split_hint(hint),
     )
 
 

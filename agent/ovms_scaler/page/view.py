@@ -5,13 +5,13 @@ import time
 from dataclasses import dataclass
 
 from ovms_scaler.core.event_text import render_event, render_hint
+from ovms_scaler.core.next_steps import Piece, split_hint
 from ovms_scaler.core.quantities import format_latency
 from ovms_scaler.page.machine import Machine, read_machine
 from ovms_scaler.page.marks import assign_marks
 from ovms_scaler.page.outlook import Outlook, read_outlook
 from ovms_scaler.page.reading import Document, read_list, read_number, read_table, read_text, read_texts
 from ovms_scaler.page.rows import InstanceRow, format_count, format_known, read_rows
-from ovms_scaler.page.steps import Piece, split_hint
 
 # More events than these are folded away.
 EVENTS = 8
@@ -68,6 +68,7 @@ class View:
     events: tuple[Happening, ...]
     older_events: tuple[Happening, ...]
     warnings: tuple[str, ...]
+    warnings_steps: tuple[Piece, ...]
     config_file: str
 
 
@@ -103,6 +104,7 @@ def read_view(overview: Document) -> View:
         window="" if window is None else f"{window:.0f} s",
         events=events[:EVENTS],
         older_events=events[EVENTS:],
+        warnings_steps=split_hint(read_text(status, "warnings_hint")),
         warnings=tuple(dict.fromkeys((*read_texts(status, "warnings"), *read_texts(topology, "warnings")))),
         config_file=read_text(read_table(status, "config"), "file"),
     )
