@@ -2,15 +2,17 @@
 """What is done to a host for a measurement, and that it is undone whatever happens."""
 
 import asyncio
+import errno
+import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bench_lab import Front, load, outcome, run
 
-from ovms_scaler.bench import resources, summary
+from ovms_scaler.bench import patience, resources, summary
 from ovms_scaler.bench.fleet import Fleet
 from ovms_scaler.bench.host import Document, Progress
 from ovms_scaler.bench.rotation import Members, Rotation, find_members
@@ -34,8 +36,11 @@ class Host:
     refuses: dict[str, Exception] = field(default_factory=dict)
     trouble: str = ""
     paused_since: float | None = None
+    # How often nobody answers, by what is asked.
+    away: dict[str, int] = field(default_factory=dict)
 
     def status(self) -> Document:
+        self._answer("status")
         entries = [
             {"id": name, "upstream": "chat", "state": "ready", "in_rotation": name not in self.drained}
             for name in NAMES
@@ -67,8 +72,14 @@ class Host:
 
     def _take(self, order: str) -> None:
         self.orders.append(order)
+        self._answer(order)
         if order in self.refuses:
             raise self.refuses[order]
+
+    def _answer(self, what: str) -> None:
+        if self.away.get(what, 0):
+            self.away[what] -= 1
+            raise UnreachableError("it does not run")
 
 
 class Reporter:
@@ -201,10 +212,48 @@ async def test_an_instance_whose_drain_was_taken_by_an_agent_that_then_went_away
 
 
 async def test_what_cannot_be_put_back_is_told() -> None:
+    host = Host(refuses={"undrain chat-numa3": HostError("no space left")})
+    findings = await scale(host, lambda: 1.0, 2)
+    way_out = "ovms-scalerctl undrain chat-numa3"
+    assert findings.left == [f"chat-numa3 stays drained: no space left\n  hint: {way_out}"]
+    assert host.drained == {"chat-numa3"}
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "PATIENCE_SEC", 0.0)
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "_EACH_SEC", 0.0)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_an_agent_that_does_not_come_back_is_told() -> None:
     host = Host(refuses={"undrain chat-numa3": UnreachableError("cannot reach the agent")})
     findings = await scale(host, lambda: 1.0, 2)
-    assert findings.left == ["chat-numa3: cannot reach the agent"]
-    assert host.drained == {"chat-numa3"}
+    assert findings.left[0].startswith("chat-numa3 stays drained: cannot reach the agent\n")
+
+
+@pytest.mark.usefixtures("eager")
+async def test_an_agent_that_restarts_is_told_again() -> None:
+    host = Host(away={"undrain chat-numa3": 3, "status": 2})
+    findings = await scale(host, lambda: 1.0, 2)
+    assert (findings.trouble, findings.left, host.drained) == ("", [], set())
+    assert host.orders.count("undrain chat-numa3") == 4
+
+
+async def test_what_is_put_back_is_so_without_a_terminal() -> None:
+    class Gone(Reporter):
+        def tell(self, what: str) -> None:
+            if what == "putting everything back":
+                raise OSError(errno.EIO, "Input/output error")
+
+    host = Host()
+    session = replace(measuring(asyncio.Event(), lambda: 1.0), reporter=Gone())
+    await run_scale(session, host, MEMBERS, (1,), rounds=1)
+    assert host.drained == set()
 
 
 async def test_an_order_that_cannot_be_carried_out_ends_it() -> None:
@@ -320,7 +369,10 @@ async def test_a_configuration_that_is_refused_ends_it(file: Path) -> None:
     findings = await compare(host, file, lambda: 1.0, asyncio.Event())
     assert findings.trouble == "1 error"
     # The agent was not told, so the copy stays for whoever has to.
-    assert findings.left == ["1 error"]
+    assert findings.left == [
+        f"{file} is as it was, but the agent has not taken it: 1 error\n"
+        f"  hint: ovms-scalerctl reload --allow-outage && rm {file}{COPY_SUFFIX}"
+    ]
     assert read(file) == "original"
     assert read_copy(file) == "original"
 
@@ -356,3 +408,60 @@ async def test_the_whole_configuration_comes_last_and_is_put_back(file: Path) ->
     assert host.configurations == [b"whole", b"original"]
     assert host.drained == set()
     assert findings.whole_ratio == pytest.approx(2.0)
+
+
+@pytest.mark.usefixtures("eager")
+async def test_the_file_is_taken_again_by_an_agent_that_restarts(file: Path) -> None:
+    host, stop = Host(file=file), asyncio.Event()
+
+    def rate() -> float:
+        host.away["reload"] = 2
+        stop.set()
+        return 1.0
+
+    findings = await compare(host, file, rate, stop)
+    assert (findings.left, host.configurations[-1]) == ([], b"original")
+    assert is_alone(file)
+
+
+async def test_a_link_stays_one(file: Path) -> None:
+    link = file.with_name("link.toml")
+    link.symlink_to(file.name)
+    host = Host(file=link)
+    await compare(host, link, lambda: 1.0, asyncio.Event())
+    assert link.is_symlink()
+    assert read(file) == "original"
+    assert host.configurations[:2] == [b"a", b"b"]
+
+
+async def test_half_a_copy_is_not_left_behind(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fsync(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(HostError, match=r"cannot keep a copy of .*: No space left on device") as refused:
+        await compare(Host(file=file), file, lambda: 1.0, asyncio.Event())
+    assert refused.value.hint == "make room on that file system"
+    assert is_alone(file)
+
+
+async def against_whole(host: Host, file: Path, stop: asyncio.Event) -> Findings:
+    swap = Swap(host, file, stop, lambda _: None)
+    session = measuring(stop, lambda: 100.0)
+    return await run_scale(session, host, MEMBERS, (1, 4), rounds=1, against=swap, whole=b"whole")
+
+
+async def test_a_curve_is_kept_when_the_whole_configuration_cannot_be_measured(file: Path) -> None:
+    leave_copy(file)
+    findings = await against_whole(Host(file=file), file, asyncio.Event())
+    assert findings.trouble.startswith("cannot begin: ")
+    assert findings.curve is not None
+    assert len(findings.measurements) == 2
+    assert (read(file), read_copy(file)) == ("original", "before")
+
+
+async def test_the_configuration_is_not_changed_while_an_instance_stays_drained(file: Path) -> None:
+    host = Host(file=file, refuses={"undrain chat-numa3": HostError("no space left")})
+    findings = await against_whole(host, file, asyncio.Event())
+    assert findings.left
+    assert host.configurations == []

@@ -17,6 +17,7 @@ from bench_lab import MODEL, Caller, Front, Script, good, serving, text
 from ctl_lab import CTL, Ctl, FakeAgent, instance, status
 
 Call = Callable[..., Any]
+Process = subprocess.Popen[str]
 SMALL = ("--num-prompts", "8", "--max-concurrency", "2", "--output-len", "2", "--workers", "1")
 
 
@@ -283,7 +284,7 @@ def test_configurations_are_checked_before_anything_is_changed(
     assert not [request for request in agent.requests if request.startswith("POST")]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_what_was_measured_before_an_interrupt_is_told(number: signal.Signals, front: Front) -> None:
     enough = threading.Event()
 
@@ -315,3 +316,74 @@ def test_what_was_measured_before_an_interrupt_is_told(number: signal.Signals, f
     assert summary["is_interrupted"]
     assert (summary["successful_requests"], summary["failed_requests"]) == (5, 0)
     assert summary["unfinished_requests"] == 45
+
+
+def begin(*arguments: object, stderr: int = subprocess.PIPE, before: tuple[str, ...] = ()) -> Process:
+    return subprocess.Popen(
+        [*before, *CTL, "bench", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_a_hang_up_does_not_end_what_nohup_started(front: Front) -> None:
+    begun, goes_on = threading.Event(), threading.Event()
+
+    async def script(caller: Caller) -> None:
+        begun.set()
+        await asyncio.to_thread(goes_on.wait, 30)
+        await good(caller)
+
+    front.script = script
+    ignoring = ("sh", "-c", 'trap "" HUP; exec "$@"', "sh")
+    with begin(*SMALL, "--url", front.url, "--socket", "/nowhere", before=ignoring) as process:
+        assert begun.wait(30)
+        process.send_signal(signal.SIGHUP)
+        goes_on.set()
+        out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "Successful requests:                     8" in out
+
+
+def test_a_terminal_that_goes_away_is_no_trouble(front: Front) -> None:
+    enough = threading.Event()
+
+    async def script(caller: Caller) -> None:
+        if caller.number < 3:
+            await good(caller)
+            return
+        enough.set()
+        await caller.writer.wait_closed()
+
+    front.script = script
+    ours, theirs = os.openpty()
+    arguments = (*SMALL, "--num-warmups", "1", "--url", front.url, "--socket", "/nowhere", "--json")
+    with begin(*arguments, stderr=theirs) as process:
+        os.close(theirs)
+        assert enough.wait(30)
+        os.close(ours)
+        process.send_signal(signal.SIGHUP)
+        out, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert json.loads(out)["is_interrupted"]
+
+
+def test_what_stays_drained_is_told_also_when_nothing_was_measured(front: Front, agent: FakeAgent) -> None:
+    told(agent, endpoint(front))
+    document = json.loads(agent.answers["/v1/status"][1])
+    document["instances"] = [instance(name, upstream="chat") for name in ("chat-numa0", "chat-numa1")]
+    agent.say(document, path="/v1/status")
+    order = {"accepted": True, "instances": ["chat-numa1"], "ordered_sec": 1.0}
+    agent.say(order, path="/v1/drain")
+    agent.say({"error": {"message": "no space left on device"}}, status=500, path="/v1/undrain")
+    with begin(*SMALL, "--scale", "1", "--socket", agent.socket) as process:
+        while "POST /v1/drain" not in agent.requests[:-1]:
+            assert agent.asked.acquire(timeout=30)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "")
+    assert "interrupted before anything was measured" in err
+    assert "not put back: chat-numa1 stays drained: no space left on device" in err
+    assert "hint: ovms-scalerctl undrain chat-numa1" in err

@@ -4,8 +4,10 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from ovms_scaler.bench.host import Document, Host
+from ovms_scaler.bench.patience import Patience
 from ovms_scaler.errors import RefusedError, ScalerError
 
 # The control socket answers questions, and sends no events.
@@ -80,17 +82,23 @@ class Rotation:
     async def restore(self, *, wait: bool) -> list[str]:
         """Take all back into use; those for which the agent cannot be told are returned, with the reason.
 
-        With ``wait`` until they are in rotation again, or it is stopped.
+        With ``wait`` until they are in rotation again, or it is stopped; what goes wrong then is told, too.
         """
-        left, orders = [], []
+        left, orders, patience = [], [], Patience()
         for name in reversed(self.drained.copy()):
             try:
-                orders.append(await asyncio.to_thread(self._host.undrain, name))
+                orders.append(await patience.insist(partial(self._host.undrain, name)))
                 self.drained.remove(name)
             except ScalerError as error:
-                left.append(f"{name}: {error.message}")
-        for order in orders if wait else ():
-            await wait_until_done(self._host, "undrain", order, self._stop, self._tell)
+                way_out = f"ovms-scalerctl undrain {name}"
+                left.append(f"{name} stays drained: {error.message}\n  hint: {way_out}")
+        try:
+            for order in orders if wait else ():
+                await wait_until_done(self._host, "undrain", order, self._stop, self._tell)
+        except StoppedError:
+            return left  # the orders are given
+        except ScalerError as error:
+            left.append(str(error))
         return left
 
     async def _order(self, verb: str, name: str) -> None:
@@ -107,7 +115,7 @@ async def wait_until_done(
     Raises StoppedError when ``stop`` is set, and RefusedError when it cannot be carried out.
     """
     while not stop.is_set():
-        progress = host.judge(verb, order, await asyncio.to_thread(host.status))
+        progress = host.judge(verb, order, await Patience().insist(host.status, stop))
         if progress is not None:
             if progress.trouble:
                 raise RefusedError(f"cannot go on: {progress.trouble}")

@@ -5,6 +5,7 @@ Whatever the machine was brought into for it is undone at the end, also after an
 stop.
 """
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,7 +87,7 @@ async def run_scale(
 
     await _attempt(findings, measure_all, lambda wait: rotation.restore(wait=wait), session)
     _add_curve(findings, by_count, kept, session.load.request_rate)
-    if against is not None and not findings.trouble and not findings.is_interrupted:
+    if against is not None and not (findings.trouble or findings.left or findings.is_interrupted):
         await _measure_whole(session, against, whole, findings, rounds=rounds)
     return findings
 
@@ -122,9 +123,9 @@ async def _measure_whole(
     session: Session, swap: Swap, content: bytes, findings: Findings, *, rounds: int
 ) -> None:
     own: list[Measurement] = []
-    swap.open()
 
     async def measure_all() -> None:
+        swap.open()
         await swap.put(content)
         for number in range(rounds):
             one = await session.measure(f'placement = "{WHOLE}"', number=number, rounds=rounds)
@@ -154,13 +155,15 @@ async def _attempt(
         findings.trouble = str(error)
     finally:
         findings.is_interrupted = findings.is_interrupted or session.stop.is_set()
-        session.reporter.tell("putting everything back")
+        with contextlib.suppress(OSError):  # the terminal may be what went away
+            session.reporter.tell("putting everything back")
         try:
             findings.left += await restore(not findings.is_interrupted)
         except StoppedError:
-            findings.is_interrupted = True  # while it was waited for; the orders are given
+            pass  # while it was waited for; the order is given
         except ScalerError as error:
             findings.left.append(str(error))
+        findings.is_interrupted = findings.is_interrupted or session.stop.is_set()
 
 
 async def _restore_file(swap: Swap, *, wait: bool) -> list[str]:

@@ -16,7 +16,7 @@ from ovms_scaler.bench.document import Context, Document, make_document
 from ovms_scaler.bench.fleet import Fleet
 from ovms_scaler.bench.front import Front, find_front
 from ovms_scaler.bench.load import Load
-from ovms_scaler.bench.rotation import find_members
+from ovms_scaler.bench.rotation import StoppedError, find_members
 from ovms_scaler.bench.running import Findings, Side, run_compare, run_once, run_scale
 from ovms_scaler.bench.session import Session
 from ovms_scaler.bench.swapping import Swap
@@ -73,7 +73,7 @@ def read_sample(load: Load) -> Sample | None:
 async def _bench(request: Request, place: Place, sample: Sample | None) -> Document:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _list_signals():
         loop.add_signal_handler(number, stop.set)
     began_at = time.time()
     front = await find_front(place.endpoint)
@@ -97,8 +97,24 @@ async def _bench(request: Request, place: Place, sample: Sample | None) -> Docum
             )
             findings = await _measure(request, place, session, host)
     if not findings.measurements:
-        raise HostError(findings.trouble or "interrupted before anything was measured")
+        raise _explain_nothing(findings)
     return make_document(findings, _describe(request, place, load, sample, front, began_at))
+
+
+def _list_signals() -> list[signal.Signals]:
+    """What ends it early; not a hang-up for whoever started it with nohup."""
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    return numbers
+
+
+def _explain_nothing(findings: Findings) -> ScalerError:
+    """Why there is no report, and what of the machine is not as it was."""
+    said = [findings.trouble or "interrupted before anything was measured"]
+    said += [f"not put back: {text}" for text in findings.left]
+    kind = StoppedError if findings.is_interrupted else HostError
+    return kind("\n".join(said))
 
 
 async def _measure(request: Request, place: Place, session: Session, host: AgentHost) -> Findings:

@@ -159,12 +159,22 @@ def bench(*, html: Path | None, as_json: bool, **options: Any) -> Exit:
       ovms-scalerctl bench --scale 1,2,4,6 --max-concurrency 256
       ovms-scalerctl bench --compare bind.toml preferred.toml --allow-outage
     """
+    from ovms_scaler.bench.rotation import StoppedError
     from ovms_scaler.ctl.benching import bench as measure
 
     request = _make_request(**options)
     if html is not None:
         html.open("a").close()  # better now than after an hour
-    document = measure(request)
+    try:
+        document = measure(request)
+    except StoppedError as error:
+        output.complain(f"{PROGRAM}: {error}")
+        return Exit.interrupted
+    if html is not None:
+        from ovms_scaler.bench.report import render_report
+
+        # Before it is shown: the terminal may be what went away.
+        html.write_text(render_report(document), encoding="utf-8")
     if as_json:
         output.show_json(document)
     else:
@@ -172,9 +182,6 @@ def bench(*, html: Path | None, as_json: bool, **options: Any) -> Exit:
 
         show_report(document)
     if html is not None:
-        from ovms_scaler.bench.report import render_report
-
-        html.write_text(render_report(document), encoding="utf-8")
         output.complain(f"report: {html}")
     return _judge(document)
 
