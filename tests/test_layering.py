@@ -52,7 +52,8 @@ ARROWS = {
 # What of the standard library neither reaches outside the process nor knows the time.
 PURE = {
     "bisect", "collections", "dataclasses", "difflib", "enum", "functools", "hashlib", "ipaddress",
-    "itertools", "json", "math", "re", "types", "typing", "pathlib.PurePosixPath", "posixpath", "textwrap",
+    "itertools", "json", "math", "re", "types", "typing", "pathlib.PurePosixPath", "posixpath",
+    "shlex.quote", "textwrap",
 }  # fmt: skip
 
 # What of bench decides nothing but by what it is given; chance comes from a seed there.

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from remedies import check_remedy
 
-from ovms_scaler.core.checks import gpu, kernel, neighbours, port, storage
+from ovms_scaler.core.checks import gpu, kernel, neighbours, port, storage, system
 from ovms_scaler.core.checks.access import Closed, remedy_for
 from ovms_scaler.core.checks.finding import (
     Finding,
@@ -58,6 +59,7 @@ def test_gpu_on_which_nothing_renders_is_found(driver: str | None, remedy: str) 
     (found,) = gpu.judge_drivers([card(driver=driver, render_node=None)], is_wanted=True)
     assert (found.result, found.subject) == (Result.bad, "0000:03:00.0")
     assert remedy in found.remedy
+    check_remedy(found)
     assert results(*gpu.judge_drivers([CARD], is_wanted=True)) == [Result.good]
 
 
@@ -69,6 +71,8 @@ def test_render_node_that_the_group_may_not_open_is_found(
 ) -> None:
     (found,) = gpu.judge_access([card(accessible=accessible)], is_wanted=True)
     assert found.result is result
+    if result is not Result.good:
+        check_remedy(found)
     if result is Result.bad:
         assert "chgrp render /dev/dri/renderD128" in found.remedy
 
@@ -107,6 +111,8 @@ def test_full_disk_is_found(free: int, files: int | None, result: Result) -> Non
     system = FileSystem(path="/var/lib/ovms-scaler", free_bytes=free, bytes=20_000 * MIB, free_files=files)
     (found,) = storage.judge_disk([system])
     assert found.result is result
+    if result is not Result.good:
+        check_remedy(found)
 
 
 def test_small_file_system_with_a_part_of_it_free_has_room() -> None:
@@ -118,6 +124,7 @@ def test_clock_that_was_never_set_is_found() -> None:
     found = storage.judge_clock(now=3600.0, built=1_700_000_000.0, shown="1970-01-01 01:00")
     assert found.result is Result.bad
     assert "1970-01-01" in found.reason
+    check_remedy(found)
     assert storage.judge_clock(now=1.7e9, built=1.7e9 + 3600, shown="").result is Result.good
 
 
@@ -133,7 +140,10 @@ def test_clock_that_was_never_set_is_found() -> None:
 )
 def test_certificate_out_of_its_time_is_found(days: float, result: Result) -> None:
     one = Certificate(path="/etc/tls.crt", not_before=10 * DAY_SEC, not_after=100 * DAY_SEC)
-    assert storage.judge_certificate(one, now=days * DAY_SEC).result is result
+    found = storage.judge_certificate(one, now=days * DAY_SEC)
+    assert found.result is result
+    if result is not Result.good:
+        check_remedy(found)
 
 
 KERNEL_LINES = {
@@ -154,7 +164,7 @@ def test_trouble_in_the_log_of_the_kernel_is_found(who: str, line: str) -> None:
     (found,) = storage.judge_kernel_log([line, "usb 1-1: new device", line])
     assert (found.result, found.subject) == (Result.warning, who)
     assert "2 times" in found.reason
-    assert found.remedy
+    check_remedy(found)
 
 
 def test_what_the_kernel_says_of_others_is_left_out() -> None:
@@ -213,6 +223,30 @@ def test_without_root_the_owner_of_a_socket_tells() -> None:
     assert results(*port.judge_ports([use()], [listener(uid=33)])) == [Result.good]
     (found,) = port.judge_ports([use()], [listener(uid=1000)])
     assert "run this as root" in found.remedy
+    check_remedy(found)
+
+
+@pytest.mark.parametrize(
+    ("held", "remedy"),
+    [
+        ({"name": "apache2", "unit": "apache2.service"}, "systemctl disable --now apache2.service"),
+        ({"unit": f"libpod-{'a1b2c3d4e5f6' * 5}.scope"}, "podman stop a1b2c3d4e5f6"),
+        ({"unit": "user.slice"}, "kill 9"),
+    ],
+)
+def test_who_takes_a_port_is_stopped_by_what_started_it(held: dict[str, str], remedy: str) -> None:
+    (found,) = port.judge_ports([use()], [listener(pid=9, **held)])
+    assert (found.remedy, found.note) == (remedy, "or set listen")
+    check_remedy(found)
+
+
+def test_cgroup_controller_and_process_without_a_unit_have_remedies_that_can_be_typed() -> None:
+    for one in system.judge_cgroups(["cpu"], "quiet"):
+        check_remedy(one)
+    process = Process(pid=9, name="postgres", unit="", cpus=frozenset({1}))
+    (found,) = neighbours.judge_cores([process], [INSTANCE], frozenset(range(16)))
+    assert found.remedy == "taskset -cp 9"
+    check_remedy(found)
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,17 @@ def test_instances_that_were_given_up_are_found_with_their_own_hint() -> None:
     assert (found[0].reason, found[0].remedy) == ("failed: exit status 1", "look there")
 
 
+def test_hint_of_two_steps_is_a_command_and_what_comes_then() -> None:
+    entry = {
+        "id": "a",
+        "pool": "p",
+        "state": "failed",
+        "hint": "journalctl -u x; then: ovms-scalerctl reset a",
+    }
+    (found,) = agent.judge_instances({"instances": [entry]})
+    assert (found.remedy, found.note) == ("journalctl -u x", "then: ovms-scalerctl reset a")
+
+
 def test_placement_repeats_nothing_that_other_checks_tell() -> None:
     waiting = replace(INSTANCE, is_waiting=True, problem="its card is away", hint="plug it in")
     broken = replace(INSTANCE, problem="no such model")
@@ -135,6 +146,13 @@ def test_document_counts_and_the_worst_comes_first() -> None:
     document = findings_document(ordered, ["disk", "swap", "units"])
     assert document["summary"] == {"checks": 3, "bad": 1, "warning": 1, "unknown": 0, "good": 1}
     assert document["findings"] == [
-        {"check": one.check, "result": one.result, "subject": "a", "reason": "b", "remedy": one.remedy}
+        {
+            "check": one.check,
+            "result": one.result,
+            "subject": "a",
+            "reason": "b",
+            "remedy": one.remedy,
+            "note": "",
+        }
         for one in ordered
     ]

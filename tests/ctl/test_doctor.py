@@ -82,6 +82,7 @@ def test_json_has_every_finding_and_the_counts(doctor: Ctl, host: DoctorHost) ->
         "subject": "/usr/sbin/nginx",
         "reason": "it cannot be started: No such file or directory",
         "remedy": "apt install nginx",
+        "note": "",
     }
     assert {one["check"] for one in document["findings"]} == set(CHECKS)
     assert document["summary"]["checks"] == len(CHECKS)
@@ -120,6 +121,53 @@ def test_anybody_may_ask_and_is_told_what_only_root_can_know(host: DoctorHost) -
     unknown = {one["check"]: one["remedy"] for one in document["findings"] if one["result"] == "unknown"}
     assert unknown == dict.fromkeys(("kernel-log", "model-access"), "run this as root")
     assert (found.returncode, found.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("checks", "exit_status", "said"),
+    [
+        pytest.param(
+            ["kernel-log", "clock"],
+            0,
+            "not everything could be looked at, nothing else found: 2 checks, of which 1 could not be made; "
+            "run this as root",
+            id="a part",
+        ),
+        pytest.param(
+            ["kernel-log"],
+            1,
+            "nothing could be looked at: 1 check, of which 1 could not be made; run this as root",
+            id="all",
+        ),
+    ],
+)
+def test_what_could_not_be_looked_at_is_said_and_is_no_health(
+    host: DoctorHost, checks: list[str], exit_status: int, said: str
+) -> None:
+    """With 1 when that is everything: a script would take the host for a healthy one."""
+    host.write_unit("ovms-scaler.service", ActiveState="inactive", UnitFileState="static")
+    arguments = ["doctor", "--root", str(host.root), "--config", str(host.config)]
+    found = run_as_anybody(host.root / "lab", *arguments, *checks)
+    assert found.returncode == exit_status
+    assert " ".join(found.stdout.split()).endswith(said)
+
+
+def test_checks_that_give_no_answer_are_no_health(doctor: Ctl, host: DoctorHost) -> None:
+    """Nobody is told to be root where that is not why."""
+    host.write("opt/ovms/bin/ovms", "#!/bin/sh\nexec sleep 60\n", mode=0o755)
+    found = doctor("engine-program", "--timeout", "0.1")
+    assert found.status == 1
+    assert found.out.splitlines()[-1].startswith("nothing could be looked at: 1 check")
+    assert "root" not in found.out
+
+
+def test_note_is_below_the_command(doctor: Ctl, host: DoctorHost) -> None:
+    host.remove("opt/ovms/bin/ovms")
+    lines = doctor("engine-program").out.splitlines()
+    assert "    next: ovms-scalerctl engine install TARBALL" in lines
+    assert lines[lines.index("    next: ovms-scalerctl engine install TARBALL") + 1].startswith(
+        "    a release"
+    )
 
 
 def test_terminal_is_not_steered_by_names(doctor: Ctl, host: DoctorHost) -> None:

@@ -16,14 +16,18 @@ Deed = Callable[[DoctorHost], object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plant:
-    """A fault: how it is made, and what the finding is to say. ``mend`` does what the remedy says."""
+    """A fault: how it is made, and what the finding is to say.
+
+    ``mend`` does what the remedy says; None where the remedy itself can be typed.
+    """
 
     check: str
     make: Deed
     subject: str
     reason: str
     remedy: str
-    mend: Deed
+    mend: Deed | None
+    note: str = ""
     result: Result = Result.bad
 
 
@@ -34,6 +38,10 @@ def setting(name: str, value: object) -> Deed:
 
 def writing(name: str, text: str, *, mode: int = 0o644) -> Deed:
     return lambda host: host.write(name, text, mode=mode)
+
+
+def linking(name: str, target: str) -> Deed:
+    return lambda host: host.path(name).symlink_to(target)
 
 
 def removing(name: str) -> Deed:

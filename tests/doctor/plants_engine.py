@@ -42,7 +42,8 @@ PLANTS = {
         make=removing(ENGINE),
         subject="/opt/ovms/bin/ovms",
         reason="there is no such program",
-        remedy="engine.binary",
+        remedy="ovms-scalerctl engine install TARBALL",
+        note="engine.binary",
         mend=GOOD_ENGINE,
     ),
     "engine not executable": Plant(
@@ -51,7 +52,7 @@ PLANTS = {
         subject="/opt/ovms/bin/ovms",
         reason="may not run",
         remedy="chmod a+rx /opt/ovms/bin/ovms",
-        mend=chmod(ENGINE, 0o755),
+        mend=None,
     ),
     "library missing": Plant(
         check="engine-libraries",
@@ -157,7 +158,7 @@ PLANTS = {
         subject="pool chat",
         reason="may not read '/srv/models/tiny/openvino_model.bin' (mode 0000)",
         remedy="chmod -R a+rX /srv/models/tiny",
-        mend=chmod(f"{MODEL}/openvino_model.bin", 0o644),
+        mend=None,
     ),
     "way to the model closed": Plant(
         check="model-access",
@@ -190,7 +191,8 @@ PLANTS = {
         ),
         subject="chat-numa0",
         reason="1024 MiB are needed to start",
-        remedy="ps -eo",
+        remedy="ps -eo pid,rss,args --sort=-rss | head",
+        note="end what",
         mend=machine(),
         result=Result.warning,
     ),

@@ -1,7 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Faults of ports, nginx, users, directories, systemd and logs."""
 
-from doctor.plant import Plant, add_to_pool, both, chmod, free, occupy, removing, setting, unit, writing
+from doctor.plant import (
+    Plant,
+    add_to_pool,
+    both,
+    chmod,
+    free,
+    linking,
+    occupy,
+    removing,
+    setting,
+    unit,
+    writing,
+)
 from doctor_host import NGINX, script
 
 from ovms_scaler.core.checks.finding import Result
@@ -31,8 +43,8 @@ PLANTS = {
         make=setting("net/ipv4/ip_local_port_range", "1024\t65535"),
         subject="net.ipv4.ip_local_port_range",
         reason="8000, 8002, 8003",
-        remedy="sysctl -w net.ipv4.ip_local_reserved_ports=8000,8002,8003",
-        mend=setting("net/ipv4/ip_local_reserved_ports", "8000,8002-8003"),
+        remedy="net.ipv4.ip_local_reserved_ports = 8000,8002,8003",
+        mend=None,
         result=Result.warning,
     ),
     "nginx not installed": Plant(
@@ -57,14 +69,28 @@ PLANTS = {
     "default site in the way": Plant(
         check="nginx-site",
         make=both(
-            writing("etc/nginx/sites-enabled/default", LISTENS),
+            writing("etc/nginx/sites-available/default", LISTENS),
+            writing("etc/nginx/sites-enabled/other", ""),
+            linking("etc/nginx/sites-enabled/default", "../sites-available/default"),
             unit("nginx.service", UnitFileState="enabled"),
             add_to_pool('listen = "80"\n'),
         ),
         subject="/etc/nginx/sites-enabled/default",
         reason="listens on port 80",
-        remedy="systemctl disable --now nginx",
-        mend=unit("nginx.service", UnitFileState="disabled", ActiveState="inactive"),
+        remedy="rm /etc/nginx/sites-enabled/default && systemctl try-reload-or-restart nginx",
+        note="systemctl disable --now nginx",
+        mend=None,
+    ),
+    "site of somebody else in the way": Plant(
+        check="nginx-site",
+        make=both(
+            writing("etc/nginx/conf.d/shop.conf", "server { listen 8000; }\n"),
+            unit("nginx.service", UnitFileState="enabled"),
+        ),
+        subject="/etc/nginx/conf.d/shop.conf",
+        reason="listens on port 8000",
+        remedy="change listen in /etc/nginx/conf.d/shop.conf, or listen of the pool",
+        mend=writing("etc/nginx/conf.d/shop.conf", "server { listen 8080; }\n"),
     ),
     "users not made": Plant(
         check="accounts",
@@ -129,7 +155,8 @@ PLANTS = {
         make=unit("ovms@chat-numa0.service", ActiveState="failed", Result="exit-code"),
         subject="ovms@chat-numa0.service",
         reason="exit-code",
-        remedy="ovms-scalerctl reset chat-numa0",
+        remedy="journalctl -b -u ovms@chat-numa0.service",
+        note="ovms-scalerctl reset chat-numa0",
         mend=unit("ovms@chat-numa0.service"),
     ),
     "unit files not read": Plant(
@@ -174,7 +201,7 @@ PLANTS = {
         subject="/etc/systemd/system/ovms@.service",
         reason="hides",
         remedy="mv /etc/systemd/system/ovms@.service",
-        mend=removing("etc/systemd/system/ovms@.service"),
+        mend=None,
         result=Result.warning,
     ),
     "no journal": Plant(

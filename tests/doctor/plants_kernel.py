@@ -32,7 +32,8 @@ PLANTS = {
         make=lambda host: host.write_process(99, "postgres", unit="postgresql.service", cpus="0-3"),
         subject="postgresql.service",
         reason="postgres (process 99) is bound to CPUs 0-3, of which 0-3 are for chat-numa0",
-        remedy='reserve_cpus = "0-3"',
+        remedy="systemctl edit postgresql.service",
+        note='reserve_cpus = "0-3"',
         mend=add_to_pool('reserve_cpus = "0-3"\n'),
         result=Result.warning,
     ),
@@ -68,8 +69,8 @@ PLANTS = {
         make=writing("sys/devices/system/cpu/cpufreq/policy0/scaling_driver", "acpi-cpufreq\n"),
         subject="CPUs 0-3",
         reason="powersave of acpi-cpufreq",
-        remedy="echo performance | tee /sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor",
-        mend=writing("sys/devices/system/cpu/cpufreq/policy0/scaling_governor", "performance\n"),
+        remedy="w /sys/devices/system/cpu/cpufreq/policy*/scaling_governor - - - - performance",
+        mend=None,
         result=Result.warning,
     ),
     "energy preferred": Plant(
@@ -78,9 +79,7 @@ PLANTS = {
         subject="CPUs 0-3",
         reason="to prefer 'power'",
         remedy="energy_performance_preference",
-        mend=writing(
-            "sys/devices/system/cpu/cpufreq/policy0/energy_performance_preference", "performance\n"
-        ),
+        mend=None,
         result=Result.warning,
     ),
     "NUMA balancing": Plant(
@@ -89,7 +88,7 @@ PLANTS = {
         subject="kernel.numa_balancing",
         reason="it is 1",
         remedy="kernel.numa_balancing = 0",
-        mend=setting("kernel/numa_balancing", 0),
+        mend=None,
         result=Result.warning,
     ),
     "zone reclaim": Plant(
@@ -98,7 +97,7 @@ PLANTS = {
         subject="vm.zone_reclaim_mode",
         reason="page cache",
         remedy="vm.zone_reclaim_mode = 0",
-        mend=setting("vm/zone_reclaim_mode", 0),
+        mend=None,
         result=Result.warning,
     ),
     "strict overcommit": Plant(
@@ -107,7 +106,7 @@ PLANTS = {
         subject="vm.overcommit_memory",
         reason="it is 2",
         remedy="vm.overcommit_memory = 0",
-        mend=setting("vm/overcommit_memory", 0),
+        mend=None,
         result=Result.warning,
     ),
     "huge pages for nobody": Plant(
@@ -136,7 +135,7 @@ PLANTS = {
         subject="fs.nr_open",
         reason="ovms-scaler-proxy.service needs a limit of 524288",
         remedy="fs.nr_open = 1048576",
-        mend=setting("fs/nr_open", 1048576),
+        mend=None,
     ),
     "short queue": Plant(
         check="listen-queue",
@@ -144,7 +143,7 @@ PLANTS = {
         subject="net.core.somaxconn",
         reason="it is 128",
         remedy="net.core.somaxconn = 4096",
-        mend=setting("net/core/somaxconn", 4096),
+        mend=None,
         result=Result.warning,
     ),
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each planted fault is found by its check, under its name, and is gone when the remedy was applied."""
+"""Each planted fault is found by its check, under its name, and gone when its remedy was applied."""
 
 import os
 
@@ -8,6 +8,7 @@ from doctor import plants_engine, plants_host, plants_kernel
 from doctor.plant import Plant, add_to_pool, machine, setting
 from doctor_host import CONTENT, ENGINES, DoctorHost
 from machine_tree import number_cores
+from remedies import check_remedy, type_remedy
 
 from ovms_scaler.core.checks.catalogue import CHECKS
 from ovms_scaler.core.checks.finding import Finding
@@ -25,14 +26,33 @@ def test_healthy_host_has_nothing_to_be_found(host: DoctorHost) -> None:
 
 
 @EVERY_PLANT
-def test_planted_fault_is_found_and_its_remedy_works(host: DoctorHost, plant: Plant) -> None:
+def test_planted_fault_is_found_with_a_remedy_that_can_be_typed(host: DoctorHost, plant: Plant) -> None:
+    """A remedy that touches nothing but files is typed; elsewhere the plant's own deed is done."""
     plant.make(host)
     found = [one for one in find(host, plant) if plant.subject in one.subject and plant.reason in one.reason]
     assert found, find(host, plant)
     assert (found[0].check, found[0].result) == (plant.check, plant.result)
     assert plant.remedy in found[0].remedy
-    plant.mend(host)
+    assert plant.note in found[0].note
+    for one in find(host, plant):
+        check_remedy(one)
+    if plant.mend is None:
+        type_remedy(found[0].remedy, host.root)
+    else:
+        plant.mend(host)
     assert find(host, plant) == ()
+
+
+@pytest.mark.parametrize("name", ["sites-enabled/shop", "sites-enabled/default", "conf.d/my shop.conf"])
+def test_site_of_somebody_else_is_never_to_be_removed(host: DoctorHost, name: str) -> None:
+    """A file may be the only copy; a link is Debian's own only where that leads to Debian's own."""
+    plants_host.PLANTS["site of somebody else in the way"].make(host)
+    host.remove("etc/nginx/conf.d/shop.conf")
+    host.write(f"etc/nginx/{name}", "server { listen 8000; }\n")
+    (found,) = host.find("nginx-site")
+    check_remedy(found)
+    assert found.remedy == f"change listen in /etc/nginx/{name}, or listen of the pool"
+    assert "rm " not in found.note
 
 
 def test_files_of_root_among_those_of_the_proxy_are_found(host: DoctorHost) -> None:

@@ -59,7 +59,7 @@ PLANTS = {
         check="engine-program",
         config=engine("/srv/none/bin/ovms") + agent_host.pool(),
         subject="/srv/none/bin/ovms",
-        remedy="engine.binary",
+        remedy="ovms-scalerctl engine install TARBALL",
         mend="sed -i s,/srv/none/,/opt/ovms/, /root/doctor.toml",
     ),
     "engine not executable": Plant(
@@ -144,7 +144,7 @@ PLANTS = {
         check="ephemeral-ports",
         make="sysctl -w net.ipv4.ip_local_port_range='1024 65535'",
         subject="net.ipv4.ip_local_port_range",
-        remedy="sysctl -w net.ipv4.ip_local_reserved_ports=8000,8002,8003,8004",
+        remedy="echo net.ipv4.ip_local_reserved_ports = 8000,8002,8003,8004 >>/etc/sysctl.d/60-ovms.conf",
         mend="sysctl -w net.ipv4.ip_local_reserved_ports=8000,8002-8004",
         clear="sysctl -w net.ipv4.ip_local_port_range='32768 60999' net.ipv4.ip_local_reserved_ports=",
         result="warning",
@@ -162,7 +162,7 @@ PLANTS = {
         make="systemctl enable --now nginx",
         config=agent_host.pool(keys='listen = "80"'),
         subject="/etc/nginx/sites-enabled/default",
-        remedy="systemctl disable --now nginx",
+        remedy="rm /etc/nginx/sites-enabled/default && systemctl try-reload-or-restart nginx",
         mend="systemctl disable --now nginx",
     ),
     "stream module gone": Plant(
@@ -290,7 +290,9 @@ def look(host: Host, *arguments: str) -> list[Document]:
     ran = host.run("ovms-scalerctl", "doctor", "--json", *arguments, check=False)
     assert ran.stderr == ""
     document = json.loads(ran.stdout)
-    assert ran.returncode == (1 if document["summary"]["bad"] else 0)
+    summary = document["summary"]
+    nothing_known = not summary["good"] and not summary["warning"]
+    assert ran.returncode == (1 if summary["bad"] or nothing_known else 0)
     return [dict(one) for one in document["findings"] if one["result"] != "good"]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from rich.console import RenderableType
 
-from ovms_scaler.core.checks.finding import Finding, Result
+from ovms_scaler.core.checks.finding import AS_ROOT, Finding, Result, nothing_known
 from ovms_scaler.ctl.tables import cell, indented, stack
 
 _TITLES = {
@@ -46,16 +46,23 @@ def _render(findings: Collection[Finding]) -> list[RenderableType]:
         parts += [indented(f"{checks}{subject}"), indented(first.reason, by=4)]
         if first.remedy:
             parts.append(indented(f"next: {first.remedy}", "bold", by=4))
+        if first.note:
+            parts.append(indented(first.note, by=4))
     return parts
 
 
 def _summarise(findings: Collection[Finding], names: Collection[str]) -> str:
     counts = Counter(one.result for one in findings)
     checks = f"{len(names)} check{'' if len(names) == 1 else 's'}"
-    missed = len({one.check for one in findings if one.result is Result.unknown})
-    left_out = f", of which {missed} could not be made" if missed else ""
+    unknown = [one for one in findings if one.result is Result.unknown]
+    missed = len({one.check for one in unknown})
+    as_root = f"; {AS_ROOT}" if any(one.remedy == AS_ROOT for one in unknown) else ""
+    left_out = f", of which {missed} could not be made{as_root}" if missed else ""
+    if nothing_known(findings):
+        return f"nothing could be looked at: {checks}{left_out}"
     if not counts[Result.bad] and not counts[Result.warning]:
-        return f"nothing found: {checks}{left_out}"
+        said = "not everything could be looked at, nothing else found" if missed else "nothing found"
+        return f"{said}: {checks}{left_out}"
     warnings = counts[Result.warning]
     found = [f"{counts[Result.bad]} bad"] * bool(counts[Result.bad])
     found += [f"{warnings} warning{'' if warnings == 1 else 's'}"] * bool(warnings)

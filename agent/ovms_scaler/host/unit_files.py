@@ -82,10 +82,20 @@ def read_sites(root: Path = Path("/")) -> tuple[Site, ...]:
         for name in _list(directory, root):
             if directory.endswith("conf.d") and not name.endswith(".conf"):
                 continue
-            text = files.read_text(files.below(root, f"{directory}/{name}"))
+            path = f"{directory}/{name}"
+            text = files.read_text(files.below(root, path))
             if text is not None:
-                found.append(parse_site(f"{directory}/{name}", text))
+                found.append(parse_site(path, text, _read_link(path, root)))
     return tuple(found)
+
+
+def _read_link(path: str, root: Path) -> str:
+    """What it is a link to, as an absolute path; "" for what is no link."""
+    try:
+        target = os.readlink(files.below(root, path))
+    except OSError:
+        return ""
+    return os.path.normpath(os.path.join(os.path.dirname(path), target))
 
 
 def list_modules(root: Path = Path("/"), directory: str = "/usr/lib/nginx/modules") -> frozenset[str]:

@@ -2,6 +2,7 @@
 """What a service's user may not pass, list or read, and how to let it."""
 
 from dataclasses import dataclass
+from shlex import quote
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +35,3 @@ def remedy_for(closed: Closed, user: str, directory: str = "") -> str:
 
 def _is_home(path: str) -> bool:
     return path == "/root" or path.startswith(("/home/", "/root/"))
-
-
-def quote(path: str) -> str:
-    """A word as a shell takes it."""
-    if path and all(char.isalnum() or char in "/._-+:@,=" for char in path):
-        return path
-    return "'" + path.replace("'", "'\\''") + "'"

@@ -27,7 +27,8 @@ def judge_configuration(
             check,
             ": ".join(part for part in (problem.file or file, problem.key) if part),
             problem.rule,
-            problem.hint or "man ovms-scaler.toml; then ovms-scalerctl check-config",
+            problem.hint or "ovms-scalerctl check-config",
+            "" if problem.hint else "the keys are in man ovms-scaler.toml",
         )
         for problem in problems
     ]
@@ -36,7 +37,8 @@ def judge_configuration(
         found.append(warning(check, file, reason, "systemctl reload ovms-scaler"))
     if not found and not pools:
         reason = "it has no pool: nobody would be served"
-        found.append(warning(check, file, reason, f"add a [[pool]] to {file}; man ovms-scaler.toml"))
+        remedy = f"add a [[pool]] to {file}"
+        found.append(warning(check, file, reason, remedy, "the keys are in man ovms-scaler.toml"))
     return or_good(found, check, file, f"it is valid, with pools: {pools}")
 
 
@@ -101,9 +103,11 @@ def judge_instances(status: Mapping[str, Any] | None) -> tuple[Finding, ...]:
             continue
         say = bad if state in _GIVEN_UP else warning
         reason = ": ".join(part for part in (state, str(entry.get("reason") or "")) if part)
-        found.append(say(check, name, reason, str(entry.get("hint") or f"journalctl -u ovms@{name}")))
+        # "look; then: do", as core.lifecycle has it.
+        remedy, _, then = str(entry.get("hint") or f"journalctl -u ovms@{name}").partition("; then: ")
+        found.append(say(check, name, reason, remedy, then and f"then: {then}"))
     proxy = status.get("proxy")
     if isinstance(proxy, Mapping) and proxy.get("error"):
-        remedy = "systemctl status ovms-scaler-proxy"
+        remedy = str(proxy.get("hint") or "systemctl status ovms-scaler-proxy")
         found.append(bad(check, "proxy", str(proxy["error"]), remedy))
     return or_good(found, check, "instances", "none has failed, and the proxy runs as configured")

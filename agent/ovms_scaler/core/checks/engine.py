@@ -3,6 +3,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from shlex import quote
 
 from ovms_scaler.core.checks.access import Closed, describe, remedy_for
 from ovms_scaler.core.checks.finding import Finding, bad, good, unknown, warning
@@ -13,6 +14,7 @@ from ovms_scaler.errors import InputError
 # An LLM is served from --model_path since then (docs/llm/quickstart.md of OVMS).
 _OLDEST = (2025, 1)
 _RELEASES = "https://github.com/openvinotoolkit/model_server/releases"
+_INSTALL = "ovms-scalerctl engine install TARBALL"
 # Variables that OVMS itself reads (docs/parameters.md, src/cli_parser.cpp), and what each of them does.
 _VARIABLES = {
     "API_KEY": "every request then needs this key, and engines answer 500 to those of the agent",
@@ -52,7 +54,8 @@ def judge_program(facts: EngineFacts) -> Finding:
             check,
             subject,
             "there is no such program",
-            f'unpack a release of OVMS there ({_RELEASES}), or set engine.binary = "/its/bin/ovms"',
+            _INSTALL,
+            f'a release is from {_RELEASES}; or set engine.binary = "/its/bin/ovms"',
         )
     if facts.closed is not None:
         return bad(check, subject, describe(facts.closed, facts.user), remedy_for(facts.closed, facts.user))
@@ -61,7 +64,8 @@ def judge_program(facts: EngineFacts) -> Finding:
             check,
             subject,
             f"the kernel does not start it: {facts.refused}",
-            f"file {subject}; take the build for this machine from {_RELEASES}",
+            f"file {quote(subject)}",
+            f"take the build for this machine from {_RELEASES}",
         )
     return good(check, subject, f"the user {facts.user!r} may run it")
 
@@ -92,12 +96,7 @@ def judge_version(facts: EngineFacts) -> Finding:
         return bad(check, subject, error.message, remedy)
     if _parse_numbers(version) < _OLDEST:
         reason = f"version {version.number} is older than 2025.1 and cannot serve a language model by itself"
-        return bad(
-            check,
-            subject,
-            reason,
-            f"ovms-scalerctl engine install TARBALL, of a newer release ({_RELEASES})",
-        )
+        return bad(check, subject, reason, _INSTALL, f"a newer release is from {_RELEASES}")
     return good(check, subject, f"version {version.number}")
 
 
@@ -123,8 +122,8 @@ def judge_python(facts: EngineFacts, generating: Collection[str]) -> Finding:
         check,
         subject,
         f"it is built without Python: {LOST_WITHOUT_PYTHON}",
-        f"take a build python_on ({_RELEASES}) on a system that has its Python; if nobody needs it: "
-        "doctor --skip engine-python",
+        f"take a build python_on ({_RELEASES}) on a system that has its Python",
+        "if nobody needs it: ovms-scalerctl doctor --skip engine-python",
     )
 
 
@@ -147,8 +146,8 @@ def judge_environment(pools: Mapping[str, Mapping[str, str]], manager: Iterable[
             check,
             "systemd",
             f"it gives every service {name}: {_VARIABLES[name]}",
-            f"systemctl unset-environment {name}, and remove it from DefaultEnvironment= in "
-            "/etc/systemd/system.conf",
+            f"systemctl unset-environment {name}",
+            "and remove it from DefaultEnvironment= in /etc/systemd/system.conf",
         )
         for name in manager
         if name in _VARIABLES

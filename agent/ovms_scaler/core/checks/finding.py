@@ -21,7 +21,8 @@ class Finding:
     """The answer of one check about one thing.
 
     ``check`` is a name of the catalogue. ``subject`` is what it is about: a file, a pool, a port, a unit.
-    ``remedy`` is the command to type or the key to set, "" only where there is nothing to do.
+    ``remedy`` is one line that a shell takes as it stands, or a sentence that begins with no program's name;
+    "" only where there is nothing to do. ``note`` is what else is to be known of it, for people alone.
     """
 
     check: str
@@ -29,27 +30,41 @@ class Finding:
     subject: str
     reason: str
     remedy: str = ""
+    note: str = ""
+
+
+# The remedy where another user would see more.
+AS_ROOT = "run this as root"
 
 
 def good(check: str, subject: str, reason: str) -> Finding:
     return Finding(check=check, result=Result.good, subject=subject, reason=reason)
 
 
-def warning(check: str, subject: str, reason: str, remedy: str) -> Finding:
-    return Finding(check=check, result=Result.warning, subject=subject, reason=reason, remedy=remedy)
+def warning(check: str, subject: str, reason: str, remedy: str, note: str = "") -> Finding:
+    return Finding(
+        check=check, result=Result.warning, subject=subject, reason=reason, remedy=remedy, note=note
+    )
 
 
-def bad(check: str, subject: str, reason: str, remedy: str) -> Finding:
-    return Finding(check=check, result=Result.bad, subject=subject, reason=reason, remedy=remedy)
+def bad(check: str, subject: str, reason: str, remedy: str, note: str = "") -> Finding:
+    return Finding(check=check, result=Result.bad, subject=subject, reason=reason, remedy=remedy, note=note)
 
 
-def unknown(check: str, subject: str, reason: str, remedy: str = "run this as root") -> Finding:
-    return Finding(check=check, result=Result.unknown, subject=subject, reason=reason, remedy=remedy)
+def unknown(check: str, subject: str, reason: str, remedy: str = AS_ROOT, note: str = "") -> Finding:
+    return Finding(
+        check=check, result=Result.unknown, subject=subject, reason=reason, remedy=remedy, note=note
+    )
 
 
 def or_good(found: Iterable[Finding], check: str, subject: str, reason: str) -> tuple[Finding, ...]:
     """What was found, or one good finding when that is nothing."""
     return tuple(found) or (good(check, subject, reason),)
+
+
+def nothing_known(findings: Collection[Finding]) -> bool:
+    """Whether not one thing could be looked at."""
+    return bool(findings) and all(one.result is Result.unknown for one in findings)
 
 
 def sort_findings(findings: Iterable[Finding], names: Collection[str]) -> tuple[Finding, ...]:

@@ -40,14 +40,16 @@ def judge_drivers(gpus: Iterable[Gpu], *, is_wanted: bool) -> tuple[Finding, ...
             continue
         if gpu.driver is None:
             reason = "no driver is bound to it"
-            remedy = f"dmesg | grep {gpu.address}; modprobe xe (i915 for older cards), with their firmware"
+            remedy = f"dmesg | grep {gpu.address}; modprobe xe"
+            note = "older cards need i915, and all of them their firmware"
         elif gpu.driver in _FOR_GUESTS:
             reason = f"the driver {gpu.driver} keeps it for guests"
-            remedy = f'driverctl unset-override {gpu.address}, or gpu.exclude = ["{gpu.address}"]'
+            remedy = f"driverctl unset-override {gpu.address}"
+            note = f'or leave it to them: gpu.exclude = ["{gpu.address}"]'
         else:
             reason = f"its driver {gpu.driver} gives it no render node"
-            remedy = f"dmesg | grep -e {gpu.address} -e {gpu.driver}"
-        found.append(bad(check, gpu.address, reason, remedy))
+            remedy, note = f"dmesg | grep -e {gpu.address} -e {gpu.driver}", ""
+        found.append(bad(check, gpu.address, reason, remedy, note))
     return or_good(found, check, "GPUs", "each has a driver and a render node")
 
 
@@ -60,8 +62,9 @@ def judge_access(gpus: Iterable[Gpu], *, is_wanted: bool) -> tuple[Finding, ...]
         node = gpu.render_node
         if node is not None and gpu.accessible is False:
             reason = f"the group render, in which instances are, may not read and write {node}"
-            remedy = f"chgrp render {node} && chmod 660 {node}; udev's 50-udev-default.rules does it at boot"
-            found.append(bad(check, gpu.address, reason, remedy))
+            remedy = f"chgrp render {node} && chmod 660 {node}"
+            note = "at boot udev's 50-udev-default.rules is to do it"
+            found.append(bad(check, gpu.address, reason, remedy, note))
         elif node is not None and gpu.accessible is None:
             reason = f"the owner of {node} cannot be seen"
             found.append(unknown(check, gpu.address, reason, f"ls -l {node}; getent group render"))

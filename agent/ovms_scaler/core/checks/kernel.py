@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ovms_scaler.core.checks.finding import Finding, bad, good, or_good, warning
+from ovms_scaler.core.checks.remedies import keep_in_sysfs, keep_sysctl
 from ovms_scaler.core.cpulist import format_cpu_list
 from ovms_scaler.core.topology import Topology
 
@@ -45,10 +46,6 @@ class KernelFacts:
     smt: str | None = None
 
 
-def _sysctl(name: str, value: int) -> str:
-    return f"echo {name} = {value} >>/etc/sysctl.d/60-ovms.conf && sysctl --system"
-
-
 def judge_balancing(facts: KernelFacts, topology: Topology, *, is_bound: bool) -> Finding:
     """Of nodes with memory one is nothing to balance between."""
     check, name = "numa-balancing", "kernel.numa_balancing"
@@ -60,7 +57,7 @@ def judge_balancing(facts: KernelFacts, topology: Topology, *, is_bound: bool) -
         name,
         f"it is {value}: the kernel unmaps pages again and again to see who uses them. Where programs are "
         "bound to nodes, as instances are, its documentation says to switch it off",
-        _sysctl(name, 0),
+        keep_sysctl(name, 0),
     )
 
 
@@ -71,7 +68,7 @@ def judge_reclaim(facts: KernelFacts) -> Finding:
     reason = (
         f"it is {value}: a node that fills up drops its page cache, models included, before it asks others"
     )
-    return warning(check, name, reason, _sysctl(name, 0))
+    return warning(check, name, reason, keep_sysctl(name, 0))
 
 
 def judge_overcommit(facts: KernelFacts) -> Finding:
@@ -82,7 +79,7 @@ def judge_overcommit(facts: KernelFacts) -> Finding:
         "it is 2: programs may not reserve more than vm.overcommit_ratio allows, and engines reserve far "
         "more than they use"
     )
-    return warning(check, name, reason, _sysctl(name, 0))
+    return warning(check, name, reason, keep_sysctl(name, 0))
 
 
 def judge_queue(facts: KernelFacts) -> Finding:
@@ -94,7 +91,7 @@ def judge_queue(facts: KernelFacts) -> Finding:
         f"it is {value}: the proxy asks for a queue of {_BACKLOG}, and of more connections at once the rest "
         "is dropped and tried again a second later"
     )
-    return warning(check, name, reason, _sysctl(name, 4096))
+    return warning(check, name, reason, keep_sysctl(name, 4096))
 
 
 def judge_files(facts: KernelFacts, limits: Mapping[str, int]) -> tuple[Finding, ...]:
@@ -105,7 +102,7 @@ def judge_files(facts: KernelFacts, limits: Mapping[str, int]) -> tuple[Finding,
     if most is None or most >= needed:
         return (good(check, name, "the limits of the units are below it"),)
     reason = f"it is {most}, and {unit} needs a limit of {needed}: it could not start"
-    return (bad(check, name, reason, _sysctl(name, 1048576)),)
+    return (bad(check, name, reason, keep_sysctl(name, 1048576)),)
 
 
 def judge_governors(facts: KernelFacts) -> tuple[Finding, ...]:
@@ -120,16 +117,15 @@ def judge_governors(facts: KernelFacts) -> tuple[Finding, ...]:
         if policy.driver in ("intel_pstate", "amd-pstate-epp"):
             if policy.governor != "performance" and policy.preference in ("power", "balance_power"):
                 reason = f"{policy.driver} is told to prefer {policy.preference!r} to performance"
-                found.append(warning(check, cpus, reason, _write("energy_performance_preference")))
+                found.append(warning(check, cpus, reason, _perform("energy_performance_preference")))
         elif policy.governor == "powersave":
             reason = f"the governor powersave of {policy.driver} holds them at their lowest frequency"
-            found.append(warning(check, cpus, reason, _write("scaling_governor")))
+            found.append(warning(check, cpus, reason, _perform("scaling_governor")))
     return or_good(found, check, "CPUs", "none is held at a low frequency")
 
 
-def _write(name: str) -> str:
-    files = f"/sys/devices/system/cpu/cpu[0-9]*/cpufreq/{name}"
-    return f"echo performance | tee {files} (until the next boot; cpupower.service keeps it)"
+def _perform(name: str) -> str:
+    return keep_in_sysfs(f"/sys/devices/system/cpu/cpufreq/policy*/{name}", "performance")
 
 
 def judge_huge(facts: KernelFacts, topology: Topology) -> tuple[Finding, ...]:
@@ -143,8 +139,11 @@ def judge_huge(facts: KernelFacts, topology: Topology) -> tuple[Finding, ...]:
                 "have them"
             )
             files = f"/sys/devices/system/node/node{node.id}/hugepages/*/nr_hugepages"
-            remedy = f"echo 0 | tee {files}, and in /etc/sysctl.d and on the kernel's command line"
-            found.append(warning(check, f"node {node.id}", reason, remedy))
+            note = (
+                "until the next boot, where vm.nr_hugepages in /etc/sysctl.d or hugepages= on the kernel's "
+                "command line reserves them"
+            )
+            found.append(warning(check, f"node {node.id}", reason, f"echo 0 | tee {files}", note))
     return or_good(found, check, "nodes", "no memory lies idle as huge pages")
 
 
@@ -153,8 +152,8 @@ def judge_swap(facts: KernelFacts) -> Finding:
     if swapped <= _SWAPPED_BYTES:
         return good("swap", "ovms.slice", "engines are in memory")
     reason = f"{swapped // _MIB} MiB of the engines are in swap: answers wait for the disk"
-    remedy = "free some memory (see memory-free), then ovms-scalerctl restart --rolling"
-    return warning("swap", "ovms.slice", reason, remedy)
+    note = "before that make room in memory: see memory-free"
+    return warning("swap", "ovms.slice", reason, "ovms-scalerctl restart --rolling", note)
 
 
 def judge_offline(facts: KernelFacts, topology: Topology) -> Finding:
@@ -181,5 +180,6 @@ def judge_isolated(topology: Topology, reserved: Iterable[frozenset[int]]) -> Fi
         check,
         f"CPUs {cpus}",
         "they are isolated (isolcpus= on the kernel's command line): no instance is placed on them",
-        f'if that is meant, reserve_cpus = "{cpus}" in the pools; else remove isolcpus= and reboot',
+        f'set reserve_cpus = "{cpus}" in the pools, if that is meant',
+        "else remove isolcpus= from the kernel's command line, and reboot",
     )

@@ -4,6 +4,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from shlex import quote
 
 from ovms_scaler.core import fit
 from ovms_scaler.core.checks.access import Closed, describe, remedy_for
@@ -62,7 +63,7 @@ def _judge_network(pool: str, network: IrFile) -> Finding | None:
             "model-files",
             f"pool {pool}",
             f"{network.path!r} or its .bin is a pointer of Git LFS, not the file itself",
-            f"git -C {directory} lfs pull",
+            f"git -C {quote(directory)} lfs pull",
         )
     if not network.is_whole:
         return bad("model-files", f"pool {pool}", f"{network.path!r} breaks off before its end", again)
@@ -139,7 +140,8 @@ def judge_free(
                     check,
                     ", ".join(names[nodes]),
                     f"{size // _MIB} MiB are needed to start, {free // _MIB} MiB of {where} are free now",
-                    "ps -eo pid,rss,args --sort=-rss | head, and end what need not run",
+                    "ps -eo pid,rss,args --sort=-rss | head",
+                    "end what need not run",
                 )
             )
     return or_good(found, check, "instances", "there is room for each that is still to start")

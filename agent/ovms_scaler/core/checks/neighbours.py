@@ -3,6 +3,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from shlex import quote
 
 from ovms_scaler.core.checks.finding import Finding, or_good, warning
 from ovms_scaler.core.cpulist import format_cpu_list
@@ -53,7 +54,8 @@ def judge_cores(
             f"of which {common} are for {', '.join(shared)}: each slows the other down"
         )
         more = f" and {len(units) - 1} more" if len(units) > 1 else ""
-        found.append(warning(check, f"{first.name}{more}", reason, _remedy(first, common)))
+        remedy, note = _remedy(first, common)
+        found.append(warning(check, f"{first.name}{more}", reason, remedy, note))
     return or_good(found, check, "CPUs", "nobody else is bound to those of an instance")
 
 
@@ -67,11 +69,11 @@ def _find_bound(processes: Iterable[Process], everywhere: frozenset[int]) -> lis
     return list(bound.values())
 
 
-def _remedy(one: _Bound, common: str) -> str:
+def _remedy(one: _Bound, common: str) -> tuple[str, str]:
     mine = f'reserve_cpus = "{common}" in the pool'
     if one.name.endswith((".service", ".scope", ".slice")):
-        return f"systemctl edit {one.name} (CPUAffinity=, AllowedCPUs=) or stop it; or {mine}"
-    return f"taskset -p {one.process.pid} shows it; bind it elsewhere; or {mine}"
+        return f"systemctl edit {quote(one.name)}", f"set CPUAffinity= or AllowedCPUs= there; or {mine}"
+    return f"taskset -cp {one.process.pid}", f"bind it elsewhere; or {mine}"
 
 
 def judge_engines(processes: Iterable[Process], engine: str) -> tuple[Finding, ...]:
@@ -86,7 +88,9 @@ def judge_engines(processes: Iterable[Process], engine: str) -> tuple[Finding, .
             one.unit or f"process {one.pid}",
             f"{one.name} (process {one.pid}) runs on CPUs {format_cpu_list(one.cpus)}, and the agent did "
             "not start it",
-            f"systemctl disable --now {one.unit}" if one.unit.endswith(".service") else f"kill {one.pid}",
+            f"systemctl disable --now {quote(one.unit)}"
+            if one.unit.endswith(".service")
+            else f"kill {one.pid}",
         )
         for one in processes
         if one.name == engine[:15] and "--version" not in one.arguments

@@ -4,6 +4,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from shlex import quote
 
 from ovms_scaler.core.checks.finding import Finding, bad, good, or_good, unknown, warning
 
@@ -54,8 +55,8 @@ def judge_modules(
     found = []
     if needs_stream and stream_module not in facts.modules:
         reason = f'proxy.mode is "stream", and there is no {stream_module}'
-        remedy = 'apt install libnginx-mod-stream, or set proxy.mode = "http"'
-        found.append(bad(check, "stream", reason, remedy))
+        remedy, note = "apt install libnginx-mod-stream", 'or set proxy.mode = "http"'
+        found.append(bad(check, "stream", reason, remedy, note))
     if needs_tls and "--with-http_ssl_module" not in facts.output:
         reason = "proxy.tls_certificate is set, and this nginx was built without http_ssl_module"
         found.append(bad(check, "http_ssl", reason, _INSTALL))
@@ -70,7 +71,7 @@ def judge_files(foreign: Iterable[tuple[str, int]], user: str) -> tuple[Finding,
             check,
             path,
             f"it belongs to user {uid}, not to {user}, as after nginx -t by root: the proxy cannot use it",
-            f"chown -R {user}: {path.rpartition('/')[0]}",
+            f"chown -R {user}: {quote(path.rpartition('/')[0])}",
         )
         for path, uid in foreign
     ]

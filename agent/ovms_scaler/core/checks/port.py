@@ -5,11 +5,15 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from shlex import quote
 
 from ovms_scaler.core.checks.finding import Finding, bad, good, or_good, warning
+from ovms_scaler.core.checks.remedies import keep_sysctl
 
 PROXY_UNIT = "ovms-scaler-proxy.service"
 AGENT_UNIT = "ovms-scaler.service"
+# Of nginx-common: what is enabled when it is installed.
+_DEFAULT_SITE = ("/etc/nginx/sites-enabled/default", "/etc/nginx/sites-available/default")
 _LISTEN = re.compile(r"(?:^|(?<=[;{}]))\s*listen\s+(?P<where>[^;]+);")
 _SERVER = re.compile(r"(?:^|(?<=[;{}]))\s*server\s*\{")
 _COMMENT = re.compile(r"#.*")
@@ -52,7 +56,13 @@ def judge_ports(uses: Iterable[Use], listeners: Iterable[Listener]) -> tuple[Fin
     check = "ports"
     listeners = tuple(listeners)
     found = [
-        bad(check, use.subject, f"{_who(one)} listens there, and it is for {use.purpose}", _remedy(one, use))
+        bad(
+            check,
+            use.subject,
+            f"{_who(one)} listens there, and it is for {use.purpose}",
+            _remedy(one),
+            f"or {use.key}",
+        )
         for use in uses
         for one in listeners
         if one.port == use.port and _overlap(use.address, one.address) and not _is_ours(one, use)
@@ -89,14 +99,14 @@ def _who(listener: Listener) -> str:
     return f"{listener.name} (process {listener.pid}{where})"
 
 
-def _remedy(listener: Listener, use: Use) -> str:
+def _remedy(listener: Listener) -> str:
     if listener.pid is None:
-        return f"run this as root to see which; or {use.key}"
+        return "run this as root to see which"
     if found := _CONTAINER.search(listener.unit):
-        return f"{'podman' if found[1] == 'libpod' else 'docker'} stop {found['id']}; or {use.key}"
+        return f"{'podman' if found[1] == 'libpod' else 'docker'} stop {found['id']}"
     if listener.unit.endswith((".service", ".socket")):
-        return f"systemctl disable --now {listener.unit}; or {use.key}"
-    return f"kill {listener.pid}; or {use.key}"
+        return f"systemctl disable --now {quote(listener.unit)}"
+    return f"kill {listener.pid}"
 
 
 def judge_ephemeral(
@@ -116,20 +126,29 @@ def judge_ephemeral(
             "net.ipv4.ip_local_port_range",
             f"it is {first} to {last}: an outgoing connection may get {names}, and who is to listen there "
             "could then not start",
-            f"sysctl -w net.ipv4.ip_local_reserved_ports={ports}, and the same in /etc/sysctl.d/",
+            keep_sysctl("net.ipv4.ip_local_reserved_ports", ports),
         ),
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """One file of the administrator's nginx, and the ports it listens on."""
+    """One file of the administrator's nginx, and the ports it listens on.
+
+    ``target`` is the file that it is a link to, "" when it is the file itself.
+    """
 
     file: str
     ports: frozenset[int]
+    target: str = ""
+
+    @property
+    def is_default(self) -> bool:
+        """Whether it is Debian's own site as its package links it, which can be linked again."""
+        return (self.file, self.target) == _DEFAULT_SITE
 
 
-def parse_site(file: str, text: str) -> Site:
+def parse_site(file: str, text: str, target: str = "") -> Site:
     """The listen directives of a file (ngx_http_core_module); a server without one is at port 80."""
     text = _COMMENT.sub("", text)
     places = [match["where"].split()[0] for match in _LISTEN.finditer(text)]
@@ -140,7 +159,7 @@ def parse_site(file: str, text: str) -> Site:
             ports.add(int(number) if number.isascii() and number.isdigit() else 80)
     if not places and _SERVER.search(text):
         ports.add(80)
-    return Site(file=file, ports=frozenset(ports))
+    return Site(file=file, ports=frozenset(ports), target=target)
 
 
 def judge_sites(uses: Iterable[Use], sites: Iterable[Site], *, is_started: bool) -> tuple[Finding, ...]:
@@ -155,12 +174,21 @@ def judge_sites(uses: Iterable[Use], sites: Iterable[Site], *, is_started: bool)
             site.file,
             f"nginx.service, which is another nginx than ours, listens on {_ports(site.ports & wanted)} for "
             "it, where clients of ours are to connect",
-            f"rm {site.file} && systemctl reload nginx; or, if not needed: systemctl disable --now nginx",
+            *_site_remedy(site),
         )
         for site in sites
         if site.ports & wanted
     ]
     return or_good(found, check, "nginx.service", "its sites are on other ports")
+
+
+def _site_remedy(site: Site) -> tuple[str, str]:
+    """Files of others are never to be removed: they are the only copy."""
+    unneeded = "if this nginx is not needed at all: systemctl disable --now nginx"
+    reload = "systemctl try-reload-or-restart nginx"
+    if site.is_default:
+        return f"rm {quote(site.file)} && {reload}", f"{site.target} stays; {unneeded}"
+    return f"change listen in {site.file}, or listen of the pool", f"after the former: {reload}; {unneeded}"
 
 
 def _ports(ports: Iterable[int]) -> str:

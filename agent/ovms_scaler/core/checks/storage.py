@@ -4,6 +4,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from shlex import quote
 
 from ovms_scaler.core.checks.finding import Finding, bad, good, or_good, warning
 
@@ -33,7 +34,7 @@ def judge_disk(systems: Iterable[FileSystem]) -> tuple[Finding, ...]:
     check, found = "disk", []
     for one in systems:
         free = f"{one.free_bytes // _MIB} MiB of {one.bytes // _MIB} MiB are free"
-        remedy = f"du -xh {one.path} | sort -h | tail; journalctl --vacuum-size=500M"
+        remedy = f"du -xh {quote(one.path)} | sort -h | tail; journalctl --vacuum-size=500M"
         if one.free_files == 0:
             found.append(bad(check, one.path, "no further file can be made: it has no inode left", remedy))
         elif one.free_bytes < _LEAST_BYTES:
@@ -49,8 +50,8 @@ def judge_clock(*, now: float, built: float, shown: str) -> Finding:
     if now >= built - _DAY_SEC:
         return good("clock", "clock", "it is set")
     reason = f"it says {shown}, which is before this program was made: certificates seem not valid yet"
-    remedy = "timedatectl set-ntp true, or timedatectl set-time 'YYYY-MM-DD HH:MM:SS'"
-    return bad("clock", "clock", reason, remedy)
+    note = "or timedatectl set-time 'YYYY-MM-DD HH:MM:SS'"
+    return bad("clock", "clock", reason, "timedatectl set-ntp true", note)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +69,7 @@ def judge_certificate(one: Certificate | None, *, now: float) -> Finding:
         return good(check, "TLS", "no certificate is configured")
     remedy = "renew it, then systemctl reload ovms-scaler"
     if now < one.not_before:
-        return bad(check, one.path, "it is not valid yet", "timedatectl; if the clock is right, " + remedy)
+        return bad(check, one.path, "it is not valid yet", "timedatectl", f"if the clock is right: {remedy}")
     days = int(abs(one.not_after - now) // _DAY_SEC)
     if now > one.not_after:
         reason = f"it expired {days} days ago: clients refuse it"
@@ -110,6 +111,7 @@ class _Trouble:
     text: str
     reason: str
     remedy: str
+    note: str = ""
 
 
 # Names of programs as the kernel cuts them, in lines of mm/oom_kill.c, arch/x86/kernel/traps.c and
@@ -129,17 +131,20 @@ _TROUBLES = (
     _Trouble(
         text=rf"{_WHO}\[\d+\]: segfault at",
         reason="it crashed with a segmentation fault",
-        remedy="coredumpctl info, and the journal of its unit",
+        remedy="coredumpctl info",
+        note="the journal of its unit may tell more",
     ),
     _Trouble(
         text=rf'apparmor="DENIED" .*?comm="{_WHO}"',
         reason="AppArmor forbids it something",
-        remedy="journalctl -k -g DENIED names the profile; aa-complain PROFILE lets it go on",
+        remedy="journalctl -k -g DENIED",
+        note="it names the profile; aa-complain PROFILE lets it go on",
     ),
     _Trouble(
         text=r"(?P<who>i915|xe) \S+: .*(?:GPU HANG|GPU reset|device wedged)",
         reason="a GPU hung or was reset",
-        remedy="ovms-scalerctl status; dmesg; newer firmware and kernel",
+        remedy="ovms-scalerctl status; dmesg",
+        note="newer firmware and a newer kernel may help",
     ),
 )
 
@@ -159,6 +164,7 @@ def judge_kernel_log(lines: Iterable[str]) -> tuple[Finding, ...]:
             who,
             f"{_TROUBLES[kind].reason}, {count} times within a day; the last: {line}",
             _TROUBLES[kind].remedy,
+            _TROUBLES[kind].note,
         )
         for (kind, who), (line, count) in last.items()
     ]

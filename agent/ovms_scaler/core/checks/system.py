@@ -4,6 +4,7 @@
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from shlex import quote
 
 from ovms_scaler.core.checks.finding import Finding, bad, good, or_good, unknown, warning
 
@@ -94,11 +95,11 @@ def judge_units(units: Iterable[Unit]) -> tuple[Finding, ...]:
             found.append(bad(check, unit.name, reason, f"systemd-analyze verify {unit.name}"))
         elif unit.active_state == "failed":
             reason = f"it failed (result: {unit.result})"
-            remedy = f"journalctl -b -u {unit.name}; then systemctl reset-failed {unit.name}"
+            note = f"then: systemctl reset-failed {unit.name}"
             if unit.name.startswith("ovms@"):
                 instance = unit.name.removeprefix("ovms@").removesuffix(".service")
-                remedy = f"journalctl -b -u {unit.name}; then ovms-scalerctl reset {instance}"
-            found.append(bad(check, unit.name, reason, remedy))
+                note = f"then: ovms-scalerctl reset {instance}"
+            found.append(bad(check, unit.name, reason, f"journalctl -b -u {unit.name}", note))
         if unit.need_daemon_reload:
             reason = "its file has changed since systemd read it"
             found.append(warning(check, unit.name, reason, "systemctl daemon-reload"))
@@ -132,13 +133,11 @@ def judge_cgroups(controllers: Collection[str] | None, command_line: str) -> tup
         "memory": "the memory of an instance is neither counted nor limited",
     }
     disabled = re.search(r"cgroup_disable=\S+|cgroup_no_v1=\S+|systemd\.unified\S+", command_line)
-    remedy = (
-        f"remove {disabled[0]} from the kernel's command line, and reboot"
-        if disabled
-        else "findmnt -t cgroup: what is mounted there has it; in a container it has to be delegated"
-    )
+    remedy, note = "findmnt -t cgroup", "what is mounted there has it; in a container it has to be delegated"
+    if disabled:
+        remedy, note = f"remove {disabled[0]} from the kernel's command line, and reboot", ""
     return tuple(
-        warning(check, name, f"the controller {name} is not there: {effects[name]}", remedy)
+        warning(check, name, f"the controller {name} is not there: {effects[name]}", remedy, note)
         for name in missing
     )
 
@@ -159,19 +158,18 @@ def judge_overrides(overrides: Iterable[Override], *, least_files: int) -> tuple
     for one in overrides:
         if not one.is_drop_in:
             reason = f"it hides the package's {one.unit}, and upgrades of that have no effect"
-            remedy = f"mv {one.path} /root/ && systemctl daemon-reload; use systemctl edit for own settings"
-            found.append(warning(check, one.path, reason, remedy))
+            remedy = f"mv {quote(one.path)} /root/ && systemctl daemon-reload"
+            note = f"systemctl edit {one.unit} is for own settings"
+            found.append(warning(check, one.path, reason, remedy, note))
             continue
         if not one.unit.startswith("ovms@"):
             continue
         keys = dict.fromkeys(match["key"] for match in _SETTING.finditer(one.text))
         for key in keys:
             if key in _HARM and not (key == "LimitNOFILE" and _limit(one.text) >= least_files):
-                remedy = (
-                    f"remove {key}= from {one.path}, then systemctl daemon-reload && ovms-scalerctl restart "
-                    "--rolling"
-                )
-                found.append(warning(check, one.path, f"{key}= is set: {_HARM[key]}", remedy))
+                remedy = f"remove {key}= from {one.path}"
+                note = "then: systemctl daemon-reload && ovms-scalerctl restart --rolling"
+                found.append(warning(check, one.path, f"{key}= is set: {_HARM[key]}", remedy, note))
     return or_good(found, check, "drop-ins", "none undoes the placement")
 
 

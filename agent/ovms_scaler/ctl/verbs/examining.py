@@ -80,8 +80,9 @@ def doctor(
     Changes nothing, and works with and without the agent. Best as root: what
     others may not see is not known then. All checks are made, or those that are
     named. One that gives no answer, as of a model on a file server that is away,
-    does not hold up the others. Ends with 1 when something is bad, with 0 also
-    when there are warnings.
+    does not hold up the others. Ends with 1 when something is bad, or nothing at
+    all could be looked at; with 0 also when there are warnings, or when a part
+    could not be looked at, which the last line says.
 
     \b
     Example:
@@ -90,7 +91,7 @@ def doctor(
       ovms-scalerctl doctor --skip engine-python --json
     """
     from ovms_scaler.core.checks.catalogue import CHECKS
-    from ovms_scaler.core.checks.finding import Result, findings_document
+    from ovms_scaler.core.checks.finding import Result, findings_document, nothing_known
     from ovms_scaler.doctor.examining import diagnose
 
     names = [name for name in CHECKS if (not checks or name in checks) and name not in skip]
@@ -112,7 +113,8 @@ def doctor(
         from ovms_scaler.ctl.findings_view import render_findings
 
         tables.show(render_findings(findings, names, everything=everything))
-    return Exit.bad_news if any(one.result is Result.bad for one in findings) else Exit.good
+    is_bad = nothing_known(findings) or any(one.result is Result.bad for one in findings)
+    return Exit.bad_news if is_bad else Exit.good
 
 
 def _ask_agent(socket: Path) -> tuple[Mapping[str, Any] | None, str]:
