@@ -2,6 +2,7 @@
 """What takes longer than a moment shows so, to whoever looks, and to nobody else."""
 
 import sys
+from pathlib import Path
 
 import pytest
 from ctl_lab import Ctl, FakeAgent, instance, status
@@ -23,6 +24,46 @@ except ValueError:
     pass
 print("end", "rich" in sys.modules)
 """
+
+# A verb of which one part lasts until a line arrives.
+VERB = """\
+import os, sys
+from ovms_scaler import history
+from ovms_scaler.ctl import busy, client, main
+from ovms_scaler.releases.releases import Releases
+
+def last(*_, **__):
+    sys.stdin.readline()
+    sys.exit(0)
+
+busy.DELAY_SEC = 0.01
+os.geteuid = lambda: 0
+setattr({"history": history, "client": client, "Releases": Releases}[sys.argv[1]], sys.argv[2], last)
+main.run(sys.argv[3:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("part", "verb", "told"),
+    [
+        ("Releases.remove", "engine remove 2026.3", "removing 2026.3 ..."),
+        ("Releases.use", "engine use 2026.3", "switching to 2026.3 ..."),
+        ("history.read_subject", "events chat", "looking for chat ..."),
+        ("history.read_subject", "logs chat", "looking for chat ..."),
+        ("client.read_status", "logs chat", "looking for chat ..."),
+        ("client.read_status", "verify", "waiting for the agent's answer ..."),
+    ],
+)
+def test_what_may_last_says_so(part: str, verb: str, told: str, config: Path) -> None:
+    options = ["--config", config] if verb.startswith("engine") else []
+    if verb != "engine remove 2026.3":
+        options += ["--socket", config.parent / "none.sock"]
+    words = [*part.split("."), *verb.split(), *options]
+    with screen(*words, command=[sys.executable, "-c", VERB]) as shown:
+        shown.read_until(told)
+        shown.type("\n")
+        shown.read_rest()
+        assert shown.process.wait() == 0
 
 
 def test_somebody_who_waits_sees_what_for() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from ovms_scaler.config import Config
 from ovms_scaler.core.news import table
 from ovms_scaler.ctl import client, output
+from ovms_scaler.ctl.busy import busy
 from ovms_scaler.ctl.exits import Exit
 from ovms_scaler.ctl.waiting import follow, progress_document
 from ovms_scaler.errors import RefusedError, ScalerError, UnreachableError
@@ -36,14 +37,16 @@ def switch(releases: Releases, name: str, config: Config, wish: Wish) -> tuple[E
     if before == name and all(release == name for release in planned.values()):
         _say(wish, f"{name} is the current release" + (", and every instance runs it" if planned else ""))
         return Exit.good, _document(before=None, is_switched=False)
-    is_there = _check_agent(config, wish, has_instances=bool(planned))
-    previous = releases.previous()
-    before = releases.use(name)
+    with busy(f"switching to {name}"):
+        is_there = _check_agent(config, wish, has_instances=bool(planned))
+        previous = releases.previous()
+        before = releases.use(name)
     if not is_there:
         _say(wish, f"{name} is the current release; the agent takes it when it starts")
         return Exit.good, _document(before=before, is_switched=True)
     try:
-        answer = client.reload(wish.socket, allow_outage=wish.allow_outage)
+        with busy("waiting for the agent to judge the configuration"):
+            answer = client.reload(wish.socket, allow_outage=wish.allow_outage)
     except UnreachableError:
         raise  # it may have been taken
     except ScalerError:

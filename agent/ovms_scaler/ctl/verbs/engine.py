@@ -188,8 +188,11 @@ def remove(*, version: str, as_json: bool, config_file: Path) -> Exit:
     Example:
       ovms-scalerctl engine remove 2026.2.0
     """
+    from ovms_scaler.ctl.busy import busy
+
     releases = _open(config_file, "remove a release")[1]
-    releases.remove(version)
+    with busy(f"removing {version}"):
+        releases.remove(version)
     if as_json:
         output.show_json({"removed": version})
     else:

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The verbs that tell what happened."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -12,6 +14,9 @@ from ovms_scaler.ctl import output
 from ovms_scaler.ctl.exits import Exit
 from ovms_scaler.ctl.options import json_option, socket_option
 from ovms_scaler.errors import InputError, UnreachableError
+
+if TYPE_CHECKING:
+    from ovms_scaler.core.subject import Subject
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -98,7 +103,7 @@ def events(
     """
     from ovms_scaler import history
 
-    subject = None if name is None else history.read_subject(name, _read_status(socket))
+    subject = None if name is None else _read_subject(name, socket)
     selection = history.Selection(
         since=since, lines=_count(lines, since, EVENTS, follow=follow), follow=follow
     )
@@ -144,7 +149,7 @@ def logs(
     from ovms_scaler import history
     from ovms_scaler.ctl.history_view import HistoryView
 
-    subject = history.read_subject(name, _read_status(socket))
+    subject = _read_subject(name, socket)
     can_read = history.can_read()
     selection = history.Selection(
         since=since, lines=_count(lines, since, LOG_LINES, follow=follow), follow=follow
@@ -175,6 +180,15 @@ def _count(lines: int | None, since: float | None, usual: int, *, follow: bool) 
     if lines is None and since is None:
         return FOLLOWED_LINES if follow else usual
     return None if lines is None or lines < 0 else lines
+
+
+def _read_subject(name: str, socket: Path) -> Subject:
+    """Whom a name means; the whole journal is searched for one that nobody else knows."""
+    from ovms_scaler import history
+    from ovms_scaler.ctl.busy import busy
+
+    with busy(f"looking for {name}"):
+        return history.read_subject(name, _read_status(socket))
 
 
 def _read_status(socket: Path) -> dict[str, Any] | None:

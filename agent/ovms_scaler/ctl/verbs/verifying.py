@@ -39,7 +39,8 @@ def verify(*, name: str | None, as_json: bool, config_file: Path, socket: Path) 
 
     status = None
     try:
-        status = read_status(socket)
+        with busy("waiting for the agent's answer"):
+            status = read_status(socket)
     except UnreachableError as error:
         output.complain(f"note: {error.message}; compared with what it planned last")
     with busy("looking"):
