@@ -146,7 +146,8 @@ def test_a_card_that_is_away_is_drawn_where_its_cores_are() -> None:
     away, there = node(page, 1).having("card")
     assert away.text == "GPU 0000:83:00.0 away fast-gpu-0000:83:00.0, waiting, 2 host cores"
     assert there.text == (
-        "GPU 0000:9a:00.0 xe e20b fast-gpu-0000:9a:00.0, 2 host cores Busy 76 % Memory \N{EN DASH} of 11.9 GiB"
+        "GPU 0000:9a:00.0 xe e20b fast-gpu-0000:9a:00.0, 2 host cores "
+        "Busy 76 % Memory \N{EN DASH} of 11.9 GiB"
     )
 
 
