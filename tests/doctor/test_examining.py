@@ -78,7 +78,7 @@ def test_model_on_a_file_server_that_is_away_holds_up_nothing_else(host: DoctorH
         ("model-files", Result.unknown, "pool away"),
         ("model-access", Result.unknown, "pool away"),
     ]
-    assert "findmnt -T /srv/away/config.json" in found[1].remedy
+    assert found[1].remedy == "findmnt -T /srv/away/config.json"
 
 
 def test_systemd_that_cannot_be_asked_is_told(host: DoctorHost) -> None:

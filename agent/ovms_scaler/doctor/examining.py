@@ -5,9 +5,10 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from shlex import quote
 
 from ovms_scaler.core.checks.catalogue import CHECKS
-from ovms_scaler.core.checks.finding import Finding, sort_findings, unknown
+from ovms_scaler.core.checks.finding import AS_ROOT, Finding, sort_findings, unknown
 from ovms_scaler.doctor import engine, machine, units
 from ovms_scaler.doctor.setting import Document, Run, Setting, read_setting, unplanned
 from ovms_scaler.host.accounts import Account
@@ -22,7 +23,7 @@ _ENGINE_PATIENCE = 3.0
 class Examination:
     """Something to gather, and the ``checks`` that it answers; ``subject`` is what they are about.
 
-    With ``user`` it is made as that user. ``remedy`` is for when it gives no answer.
+    With ``user`` it is made as that user. ``remedy`` and ``note`` are for when it gives no answer.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Examination:
     call: Callable[[], Iterable[Finding]]
     remedy: str
     subject: str = ""
+    note: str = ""
     user: Account | None = None
     patience: float = 1.0
 
@@ -126,8 +128,10 @@ def _conclude(one: Examination, outcome: Outcome) -> list[Finding]:
     found = list(outcome.value) if isinstance(outcome.value, tuple) else []
     if not outcome.trouble:
         return found
-    remedy = one.remedy if outcome.is_late else "run this as root" if one.user is not None else one.remedy
-    return [unknown(check, one.subject or check, outcome.trouble, remedy) for check in one.checks]
+    remedy, note = one.remedy, one.note
+    if one.user is not None and not outcome.is_late:
+        remedy, note = AS_ROOT, ""
+    return [unknown(check, one.subject or check, outcome.trouble, remedy, note) for check in one.checks]
 
 
 def _unanswered(setting: Setting, name: str) -> Finding:
@@ -153,7 +157,7 @@ def list_examinations(setting: Setting) -> list[Examination]:
     ]
     for pool in setting.spec.pool:
         path = pool.config_path or pool.model_path or ""
-        away = f"findmnt -T {path}: is the machine that it is on there?"
+        away, note = f"findmnt -T {quote(path)}", "is the machine that it is on there?"
         subject = f"pool {pool.name}"
         files = Examination(
             name=f"model-files {pool.name}",
@@ -161,6 +165,7 @@ def list_examinations(setting: Setting) -> list[Examination]:
             call=partial(engine.examine_files, pool, setting),
             subject=subject,
             remedy=away,
+            note=note,
         )
         found.append(files)
         if setting.models[pool.name].problem is None:
@@ -171,6 +176,7 @@ def list_examinations(setting: Setting) -> list[Examination]:
                 subject=subject,
                 user=setting.user,
                 remedy=away,
+                note=note,
             )
             found.append(access)
     return found
