@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ovms_scaler.core.checks.access import Closed
+from ovms_scaler.doctor.answers import parse_closed
 from ovms_scaler.host.accounts import Account, find_closed, read_accounts
 from ovms_scaler.host.apart import Task, run_apart
 
@@ -32,7 +33,8 @@ def root() -> Iterator[Path]:
 
 def closed(root: Path, path: str, *, to_run: bool = False) -> Closed | None:
     call = partial(find_closed, (path,), root, to_run=to_run)
-    outcome = run_apart([Task(name="look", call=call, deadline_sec=30, user=READER)])["look"]
+    task = Task(name="look", call=call, deadline_sec=30, user=READER, parse=parse_closed)
+    outcome = run_apart([task])["look"]
     assert outcome.trouble == ""
     assert outcome.value is None or isinstance(outcome.value, Closed)
     return outcome.value

@@ -2,6 +2,7 @@
 """Calls in processes of their own."""
 
 import os
+import pickle
 import select
 import signal
 import subprocess
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ovms_scaler.errors import HostError
+from ovms_scaler.errors import HostError, InputError
+from ovms_scaler.host import apart
 from ovms_scaler.host.accounts import Account
 from ovms_scaler.host.apart import Outcome, Task, run_apart
 
@@ -91,10 +93,54 @@ def test_nothing_is_left_open(tmp_path: Path) -> None:
     assert os.listdir("/proc/self/fd") == before
 
 
+ME = Account(name="me", uid=os.geteuid(), gid=os.getegid())
+
+
+class Trap:
+    """Unpickling it writes a file."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.write_text, (self._file, "sprung"))
+
+
+@pytest.mark.parametrize("kind", ["pickle", "no JSON", "another document", "deep"])
+def test_what_another_user_writes_is_never_more_than_data(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = {
+        "pickle": pickle.dumps(Trap(tmp_path / "trap")),
+        "no JSON": b"{",
+        "another document": b'{"value": 1, "trouble": 7}',
+        "deep": b"[" * 100_000,
+    }[kind]
+    monkeypatch.setattr(apart, "_render", lambda *_: written)
+    assert run_one(lambda: None, user=ME) == Outcome(trouble="its answer makes no sense")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_answer_of_another_user_is_read_by_who_knows_what_it_must_be() -> None:
+    def parse(document: object) -> Account:
+        match document:
+            case {"name": str(name), "uid": int(uid), "gid": int(gid), "groups": []}:
+                return Account(name=name, uid=uid, gid=gid)
+        raise InputError("no account")
+
+    def ask(value: object) -> Outcome:
+        one = Task(name="one", call=lambda: value, deadline_sec=PATIENT_SEC, user=ME, parse=parse)
+        return run_apart([one])["one"]
+
+    assert ask(ME) == Outcome(value=ME)
+    assert ask("root") == Outcome(trouble="its answer makes no sense")
+    assert run_one(fail, user=ME) == Outcome(trouble="the disk is away")
+
+
 def test_another_user_can_be_asked_by_root_only() -> None:
     nobody = Account(name="nobody", uid=65534, gid=65534, groups=(65534,))
     outcome = run_one(lambda: (os.getuid(), os.geteuid(), os.getgroups()), user=nobody)
     if os.geteuid() == 0:
-        assert outcome.value == (65534, 65534, [65534])
+        assert outcome.value == [65534, 65534, [65534]]
     else:
         assert outcome.trouble == "cannot act as the user 'nobody': this is not root"

@@ -19,6 +19,7 @@ from ovms_scaler.core.gpus import ON_GPUS
 from ovms_scaler.core.model import parse_served
 from ovms_scaler.core.release_check import Ran
 from ovms_scaler.core.spec import Pool
+from ovms_scaler.doctor.answers import parse_closed
 from ovms_scaler.doctor.setting import Setting
 from ovms_scaler.errors import InputError
 from ovms_scaler.host import files
@@ -67,7 +68,9 @@ def _read_engine(setting: Setting, user: Account) -> EngineFacts:
         return EngineFacts(program=program, user=name, system=system, refused=ran.refused)
     home = files.below(root, str(PurePosixPath(program).parent.parent))
     own = {key: environment[key] for key in ("LD_LIBRARY_PATH",) if key in environment}
-    late, late_on_gpus = (_look_up(home, names, own) for names in (LATE, LATE_ON_GPUS))
+    late, late_on_gpus = (
+        _look_up(home, names, own, user if as_root else None) for names in (LATE, LATE_ON_GPUS)
+    )
     return EngineFacts(
         program=program,
         user=name,
@@ -94,6 +97,7 @@ def _find_closed(path: str, root: Path, user: Account) -> Closed | None:
         call=partial(find_closed, (path,), root, to_run=True),
         deadline_sec=_LOOK_SEC,
         user=user,
+        parse=parse_closed,
     )
     value = run_apart([task])["closed"].value
     return value if isinstance(value, Closed) else None
@@ -106,9 +110,12 @@ def _translate(status: int, output: str) -> Ran:
     return Ran(output=output, result="exit-code" if status else "success", status=status)
 
 
-def _look_up(home: Path, names: tuple[str, ...], environment: dict[str, str]) -> str:
+def _look_up(home: Path, names: tuple[str, ...], environment: dict[str, str], user: Account | None) -> str:
+    """Never as root: ldd(1) may run what it is given."""
     libraries = find_libraries(home, names)
-    return run_program(["/usr/bin/ldd", *libraries], environment=environment).output if libraries else ""
+    if not libraries:
+        return ""
+    return run_program(["/usr/bin/ldd", *libraries], user=user, environment=environment).output
 
 
 def examine_files(pool: Pool, setting: Setting) -> tuple[Finding, ...]:

@@ -10,6 +10,7 @@ from shlex import quote
 from ovms_scaler.core.checks.catalogue import CHECKS
 from ovms_scaler.core.checks.finding import AS_ROOT, Finding, sort_findings, unknown
 from ovms_scaler.doctor import engine, machine, units
+from ovms_scaler.doctor.answers import parse_findings
 from ovms_scaler.doctor.setting import Document, Run, Setting, read_setting, unplanned
 from ovms_scaler.host.accounts import Account
 from ovms_scaler.host.apart import Outcome, Task, run_apart
@@ -108,6 +109,7 @@ def examine(
             call=partial(_collect, one.call),
             deadline_sec=deadline_sec * one.patience,
             user=one.user,
+            parse=parse_findings,
         )
         for one in wanted
     ]

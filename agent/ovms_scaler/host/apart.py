@@ -5,16 +5,17 @@ A thread would not do: a process cannot end while a thread of it waits for a dea
 """
 
 import contextlib
+import json
 import os
 import pickle
 import selectors
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import NoReturn
 
-from ovms_scaler.errors import ScalerError
+from ovms_scaler.errors import InputError, ScalerError
 from ovms_scaler.host.accounts import Account
 
 # How long one that was killed is waited for; what hangs in the kernel ends later, or never.
@@ -24,12 +25,17 @@ _BLOCK_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What to call, under which name, and how long to wait for it. ``user`` is who is to call it."""
+    """What to call, under which name, and how long to wait for it.
+
+    ``user`` is who is to call it. What another user answers is data, not objects: it comes back as JSON,
+    dataclasses as objects of it, and ``parse`` makes the value of that or raises InputError.
+    """
 
     name: str
     call: Callable[[], object]
     deadline_sec: float
     user: Account | None = None
+    parse: Callable[[object], object] = lambda document: document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +61,8 @@ def run_apart(
 ) -> dict[str, Outcome]:
     """The outcome of each task by name; ``ended`` is called with the name of each that has one.
 
-    What is passed back is pickled. The calling process must not have other threads.
+    What is passed back is pickled, unless it comes from another user. The calling process must not have
+    other threads.
     """
     waiting = list(reversed(tasks))
     outcomes: dict[str, Outcome] = {}
@@ -118,7 +125,7 @@ def _be_the_child(task: Task, writer: int) -> NoReturn:
             outcome = Outcome(trouble=error.message)
         except Exception as error:
             outcome = Outcome(trouble=f"{type(error).__name__}: {error}")
-        content = memoryview(pickle.dumps(outcome))
+        content = memoryview(_render(outcome, task))
         while content:
             content = content[os.write(writer, content) :]
         status = 0
@@ -130,16 +137,42 @@ def _finish(one: _Running) -> Outcome:
     """What it wrote; without that, how it ended."""
     late = one.until <= time.monotonic()
     os.close(one.reader)
-    with contextlib.suppress(Exception):
-        outcome = pickle.loads(bytes(one.received))
-        if isinstance(outcome, Outcome):
-            os.waitpid(one.pid, 0)
-            return outcome
+    outcome = _parse(one)
+    if outcome is not None:
+        os.waitpid(one.pid, 0)
+        return outcome
     if late:
         _kill(one)
         return Outcome(trouble=f"no answer within {one.task.deadline_sec:g} seconds", is_late=True)
     _, status = os.waitpid(one.pid, 0)
+    if status == 0 and one.received:
+        return Outcome(trouble="its answer makes no sense")
     return Outcome(trouble=f"it ended with {_describe(os.waitstatus_to_exitcode(status))}")
+
+
+def _render(outcome: Outcome, task: Task) -> bytes:
+    if task.user is None:
+        return pickle.dumps(outcome)
+    return json.dumps({"value": outcome.value, "trouble": outcome.trouble}, default=asdict).encode()
+
+
+def _parse(one: _Running) -> Outcome | None:
+    """What it answered, None where that is none. Nothing that another user wrote is ever unpickled."""
+    received = bytes(one.received)
+    if one.task.user is None:
+        with contextlib.suppress(Exception):
+            outcome = pickle.loads(received)
+            return outcome if isinstance(outcome, Outcome) else None
+        return None
+    try:
+        match json.loads(received):
+            case {"value": None, "trouble": str(trouble)} if trouble:
+                return Outcome(trouble=trouble)
+            case {"value": value, "trouble": ""}:
+                return Outcome(value=one.task.parse(value))
+    except (ValueError, RecursionError, InputError):
+        pass
+    return None
 
 
 def _describe(code: int) -> str:
