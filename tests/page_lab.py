@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Overviews of made-up machines, as the agent would give them to the status page.
 
-Topologies, placements and the shapes of documents are the agent's own; figures and faults are invented.
+Topologies, placements and the shapes of documents are the agent's own (page/test_documents.py compares those
+that are not made by the agent's code); figures and faults are invented.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,14 +13,16 @@ import world
 from ovms_scaler.core.books import Books
 from ovms_scaler.core.cpulist import format_cpu_list
 from ovms_scaler.core.instance import Instance
+from ovms_scaler.core.measures import Looks, measures_document
 from ovms_scaler.core.next_steps import HINDERED, PROXY_DOWN, REJECTED, WARNED, next_of
 from ovms_scaler.core.placement import normalise_weights, place
 from ovms_scaler.core.quantities import GIB
 from ovms_scaler.core.topology import Gpu, Node, Topology, topology_document
+from ovms_scaler.core.traffic import Traffic
+from ovms_scaler.core.use import HostUse, NodeUse
 
 Overview = dict[str, Any]
 AT = 1785117127.0  # 27 July 2026, 01:52:07 UTC
-WINDOW_SEC = 10.0
 MODEL = "meta-llama/Meta-Llama-3-8B-Instruct"
 B580_BYTES = 12 * GIB - 72 * 1024**2
 CHAT: Mapping[str, object] = {"name": "chat", "listen": "8000"}
@@ -62,6 +65,7 @@ def overview(topology: Topology, *pools: Mapping[str, object]) -> Overview:
     weights = normalise_weights(spec, instances)
     return {
         "status": {
+            "version": "0.1.0",
             "instances": [_status(one, weights[one.id], number) for number, one in enumerate(instances)],
             "pools": [
                 {
@@ -112,14 +116,15 @@ def _status(instance: Instance, weight: int, number: int) -> Overview:
 
 
 def _measures(topology: Topology, instances: tuple[Instance, ...]) -> Overview:
-    own = [_measured(one, number) for number, one in enumerate(instances)]
+    made = unmeasured(topology, instances)
+    entries = {one["id"]: one for one in made["instances"]}
+    own = [entries[one.id] | _measured(one, number) for number, one in enumerate(instances)]
     by_node = {
         node.id: sum(one["memory_by_node"].get(str(node.id), 0) for one in own) for node in topology.nodes
     }
-    return {
-        "at": AT,
-        "window_sec": WINDOW_SEC,
-        "front": _sums(own)
+    return made | {
+        "front": made["front"]
+        | _sums(own)
         | {
             "errors_per_sec": 0.0, "rejected_per_sec": 0.0,
             "ttfb_sec": {"median": 0.214, "p99": 1.38}, "requests_total": 1204332,
@@ -142,6 +147,13 @@ def _measures(topology: Topology, instances: tuple[Instance, ...]) -> Overview:
             for number, gpu in enumerate(topology.gpus)
         ],
     }  # fmt: skip
+
+
+def unmeasured(topology: Topology, instances: Iterable[Instance]) -> Overview:
+    """What the agent says that has looked once, and to which nobody has told of a request."""
+    nodes = tuple(NodeUse(id=node.id, memory_bytes=node.memory_bytes) for node in topology.nodes)
+    looks = Looks(host=[HostUse(at_sec=0.0, nodes=nodes)])
+    return dict(measures_document(instances, Traffic(0.0), looks, at=AT, now_sec=0.0))
 
 
 def _sums(instances: list[Overview]) -> Overview:
@@ -343,15 +355,17 @@ def _trouble_the_whole(document: Overview, ejected: str) -> None:
     status["actions"] = [f"restart ovms@{ejected}.service"]
     front |= {"errors_per_sec": 0.4, "rejected_per_sec": 2.1, "errors_total": 57, "rejected_total": 388}
     document["measures"]["instances"][3] |= {"errors_per_sec": 0.4}
+    hints = {one["id"]: one["hint"] for one in status["instances"]}
     document["events"]["events"] += [
         {
             "at": AT - 400 + 20 * number, "level": level, "event": "instance changed", "instance": name,
             "state": state, "was": "ready", "reason": reason,
+            "hint": hints[name] if level == "warning" else "",
         }
         for number, (level, name, state, reason) in enumerate(
             [
-                ("warning", "chat-numa0", "starting", "restart 4: ovms was ended by signal 9 (oom-kill)"),
-                ("error", "chat-numa0", "quarantined", "it kept failing and is not started again"),
+                ("info", "chat-numa0", "starting", "restart 4: ovms was ended by signal 9 (oom-kill)"),
+                ("warning", "chat-numa0", "quarantined", "it kept failing and is not started again"),
                 ("info", "chat-numa2", "draining", "drained by the administrator"),
                 ("info", "chat-numa2", "drained", "drained by the administrator"),
                 ("warning", ejected, "ejected", "requests in flight and no progress for 60 s"),
@@ -393,18 +407,11 @@ def longest() -> Overview:
 
 def starting() -> Overview:
     """The agent has just been started: nothing is measured yet."""
-    document = two()
+    document, topology = two(), machine(sockets=2, nodes=1, cores=16)
     for number in range(2):
         change(document, f"chat-numa{number}", state="starting", since=AT - 3, reason="not asked yet")
-    document["measures"] = {
-        "at": AT,
-        "window_sec": WINDOW_SEC,
-        "front": {},
-        "instances": [],
-        "nodes": [],
-        "gpus": [],
-    }
-    return document
+    instances = place(world.spec(CHAT), topology, Books()).instances
+    return document | {"measures": unmeasured(topology, instances)}
 
 
 def nothing() -> Overview:

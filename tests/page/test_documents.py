@@ -3,6 +3,7 @@
 
 import base64
 import copy
+import dataclasses
 import hashlib
 import itertools
 import re
@@ -20,9 +21,12 @@ from world import World
 
 import ovms_scaler
 from ovms_scaler.core.measures import Looks, measures_document
+from ovms_scaler.core.metrics import families_of
 from ovms_scaler.core.plan import plan
 from ovms_scaler.core.status import status_document
+from ovms_scaler.core.tally import Tally
 from ovms_scaler.core.traffic import Traffic
+from ovms_scaler.core.use import HostUse, NodeUse
 from ovms_scaler.page import CONTENT_SECURITY_POLICY, render_fragment, render_page
 
 HOSTILE = "</script></style><img src=x onerror=alert(1)>\"'&amp;<!--{{7*7}}\x00\x1b\u202e\ud800"
@@ -229,10 +233,20 @@ def test_made_up_documents_have_the_keys_of_real_ones() -> None:
         target, facts, planned, {}, config_file="", config_error="", problems=(), observed_sec=0.0
     )
     for path in ((), ("proxy",), ("config",), ("orders",), ("instances", 0), ("pools", 0)):
-        assert find(made["status"], path).keys() <= find(status, path).keys()
-    measures = measures_document(target.instances, Traffic(0.0), Looks(), at=0.0, now_sec=0.0)
-    for path in ((), ("front",), ("instances", 0)):
-        assert find(made["measures"], path).keys() <= find(measures, path).keys()
+        assert find(made["status"], path).keys() == find(status, path).keys()
+    instance = dataclasses.replace(target.instances[0], gpus=("0000:03:00.0",))
+    looks = Looks(host=[HostUse(at_sec=0.0, nodes=(NodeUse(id=0),))])
+    measures = measures_document([instance], Traffic(0.0), looks, at=0.0, now_sec=0.0)
+    shown = page_lab.six()["measures"]
+    shown["instances"] = [one for one in shown["instances"] if one["gpus"]]
+    for part in ((), ("front",), ("instances", 0), ("instances", 0, "gpus", 0), ("nodes", 0), ("gpus", 0)):
+        assert find(shown, part).keys() == find(measures, part).keys()
+
+
+@pytest.mark.parametrize("make", [one for one in page_lab.NAMED.values() if one is not page_lab.nothing])
+def test_made_up_documents_can_be_made_metrics_of(make: Callable[[], Overview]) -> None:
+    made = make()
+    families_of(made["status"], made["measures"], Tally(), version="0.1.0", now_sec=0.0)
 
 
 def find(document: Any, path: tuple[str | int, ...]) -> dict[str, Any]:
