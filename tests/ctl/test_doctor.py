@@ -36,7 +36,10 @@ def test_what_is_bad_comes_first_with_the_next_command(doctor: Ctl, host: Doctor
     found = doctor()
     assert found.status == 1
     lines = found.out.splitlines()
-    assert max(map(len, lines)) <= 80
+    assert max(len(line) for line in lines if "next: " not in line) <= 80
+    # A command is on one line, however long: it is to be copied.
+    keep = "echo vm.zone_reclaim_mode = 0 >>/etc/sysctl.d/60-ovms.conf && sysctl --system"
+    assert f"    next: {keep}" in lines
     assert lines[0] == "Bad"
     assert lines[1] == "  model-access: pool chat"
     assert "    next: chmod -R a+rX /srv/models/tiny" in lines

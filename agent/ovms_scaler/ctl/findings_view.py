@@ -2,12 +2,12 @@
 """What the checks found, for people: the worst first, each with the next command to type."""
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from rich.console import RenderableType
 
 from ovms_scaler.core.checks.finding import AS_ROOT, Finding, Result, nothing_known
-from ovms_scaler.ctl.tables import cell, indented, stack
+from ovms_scaler.ctl.tables import cell, indented
 
 _TITLES = {
     Result.bad: ("Bad", "bold red"),
@@ -19,36 +19,39 @@ _TITLES = {
 
 def render_findings(
     findings: Collection[Finding], names: Collection[str], *, everything: bool
-) -> RenderableType:
-    """``names`` are the checks that were made; what is good is shown with ``everything`` only."""
-    parts: list[RenderableType] = []
+) -> Iterator[tuple[RenderableType, bool]]:
+    """Part by part, each with whether it may be wrapped: a command may not, as it is to be copied.
+
+    ``names`` are the checks that were made; what is good is shown with ``everything`` only.
+    """
     for result, (title, style) in _TITLES.items():
         shown = [one for one in findings if one.result is result]
         if shown and (everything or result is not Result.good):
-            parts += [cell(title, style), *_render(shown), ""]
-    return stack(*parts, cell(_summarise(findings, names)))
+            yield cell(title, style), True
+            yield from _render(shown)
+            yield "", True
+    yield cell(_summarise(findings, names)), True
 
 
-def _render(findings: Collection[Finding]) -> list[RenderableType]:
+def _render(findings: Collection[Finding]) -> Iterator[tuple[RenderableType, bool]]:
     """Checks that say the same, as of a configuration that cannot be read, together."""
     same: dict[tuple[str, str], list[Finding]] = {}
     for one in findings:
         key = (one.reason, one.remedy) if one.result is Result.unknown else (one.reason, repr(one))
         same.setdefault(key, []).append(one)
-    parts: list[RenderableType] = []
     for group in same.values():
         first = group[0]
         checks = ", ".join(dict.fromkeys(one.check for one in group))
         subject = "" if len(group) > 1 or first.subject == first.check else f": {first.subject}"
         if first.result is Result.good:
-            parts.append(indented(f"{checks}{subject}: {first.reason}"))
+            yield indented(f"{checks}{subject}: {first.reason}"), True
             continue
-        parts += [indented(f"{checks}{subject}"), indented(first.reason, by=4)]
+        yield indented(f"{checks}{subject}"), True
+        yield indented(first.reason, by=4), True
         if first.remedy:
-            parts.append(indented(f"next: {first.remedy}", "bold", by=4))
+            yield cell(f"    next: {first.remedy}", "bold"), False
         if first.note:
-            parts.append(indented(first.note, by=4))
-    return parts
+            yield indented(first.note, by=4), True
 
 
 def _summarise(findings: Collection[Finding], names: Collection[str]) -> str:

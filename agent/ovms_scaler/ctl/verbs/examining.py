@@ -112,7 +112,8 @@ def doctor(
         from ovms_scaler.ctl import tables
         from ovms_scaler.ctl.findings_view import render_findings
 
-        tables.show(render_findings(findings, names, everything=everything))
+        for part, wrap in render_findings(findings, names, everything=everything):
+            tables.show(part, wrap=wrap)
     is_bad = nothing_known(findings) or any(one.result is Result.bad for one in findings)
     return Exit.bad_news if is_bad else Exit.good
 
