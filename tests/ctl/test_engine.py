@@ -251,6 +251,33 @@ def test_list_of_nothing_says_what_to_type(site: Site, ctl: Ctl) -> None:
     assert "ovms-scalerctl engine install TARBALL" in shown.out
 
 
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["people", "programs"])
+def test_success_is_told_in_80_columns_and_as_one_document(options: list[str], site: Site, ctl: Ctl) -> None:
+    switched(site, "2026.1.0", OLD)
+    site.planned = {"chat-numa0": OLD, "chat-numa1": OLD}
+    archive = site.lab.archive(NEW)
+    total = hashlib.sha256(archive.read_bytes()).hexdigest()
+    for words in (
+        ["install", archive, "--sha256", total, "--no-switch"],
+        ["install", archive, "--sha256", total, "--no-wait"],
+        ["rollback", "--no-wait"],
+        ["use", NEW, "--no-wait"],
+        ["use", NEW],
+        ["rollback"],
+        ["remove", "2026.1.0"],
+        ["list"],
+    ):
+        of_agent = () if words[0] in ("remove", "list") else site.options[2:]
+        done = ctl("engine", *words, *options, *site.options[:2], *of_agent)
+        assert (done.status, done.err) == (0, ""), words
+        if options:
+            assert isinstance(done.json(), dict), words
+            continue
+        lines = done.out.replace(str(site.lab.root), "/opt/ovms").splitlines()
+        assert lines, words
+        assert max(map(len, lines)) <= 80, words
+
+
 def test_remove_removes_what_nobody_uses(site: Site, ctl: Ctl) -> None:
     switched(site, OLD, NEW)
     refused = ctl("engine", "remove", NEW, *site.options[:2])

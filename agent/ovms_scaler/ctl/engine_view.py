@@ -96,7 +96,7 @@ def warn_of_sum(archive: Path, installed: Installed) -> None:
 
 def show_installed(installed: Installed) -> None:
     """What was installed, and what to know of it."""
-    what = "runs on this system" if installed.is_new else "was installed before, and runs on this system"
+    what = "runs on this system" if installed.is_new else "was there, and runs on this system"
     output.show(f"OVMS {installed.name} in {installed.directory} {what}")
     for note in installed.notes:
         tables.show(cell(f"note: {note}"))

@@ -55,7 +55,7 @@ def switch(releases: Releases, name: str, config: Config, wish: Wish) -> tuple[E
         raise
     way = f"from {before} to {name}" if before not in (None, name) else f"to {name}"
     if not wish.wait:
-        _say(wish, f"instances go {way}, one after the other; to follow: ovms-scalerctl status --watch")
+        _say(wish, f"instances go {way}, one after the other\n  next: ovms-scalerctl status --watch")
         return Exit.good, _document(before=before, is_switched=True)
     _say(wish, f"instances go {way}, one after the other")
     progress = follow("reload", answer, lambda: client.read_status(wish.socket), as_json=wish.as_json)
