@@ -91,6 +91,8 @@ def test_instances_that_were_given_up_are_found_with_their_own_hint() -> None:
         ("proxy", Result.bad),
     ]
     assert (found[0].reason, found[0].remedy) == ("failed: exit status 1", "look there")
+    (proxy,) = agent.judge_instances({"proxy": {"error": "it fails", "hint": "look at its journal"}})
+    assert proxy.remedy == "look at its journal"
 
 
 def test_hint_of_two_steps_is_a_command_and_what_comes_then() -> None:

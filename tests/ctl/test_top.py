@@ -140,6 +140,22 @@ def test_what_else_is_wrong_is_said(ctl: Ctl, agent: FakeAgent) -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"problems": ["a"], "problems_hint": "do this"}, "Something hinders the agent.\n  next: do this\n"),
+        ({"config": {"error": "a", "hint": "do"}}, "The configuration file is not accepted.\n  next: do\n"),
+        ({"proxy": {"error": "a", "hint": "do"}}, "The proxy is not as it should be.\n  next: do\n"),
+    ],
+    ids=["problem", "configuration", "proxy"],
+)
+def test_what_else_is_wrong_has_the_command_that_status_names(
+    changes: dict[str, object], said: str, ctl: Ctl, agent: FakeAgent
+) -> None:
+    say(agent, measures(measured()), status(instance()) | changes)
+    assert said in ctl("top", "--once", "--socket", agent.socket).out
+
+
+@pytest.mark.parametrize(
     "document",
     [
         pytest.param({}, id="empty"),

@@ -119,8 +119,21 @@ def _render_notes(
     if limit is not None and len(bad) > limit:
         parts.append(_line(f"  and {len(bad) - limit} more: ovms-scalerctl status", "bold"))
     if not bad and not is_good(status):
-        parts += [cell("Something else is wrong.", "red"), _render_next("ovms-scalerctl status", limit)]
+        said, command = _find_other(status)
+        parts += [cell(said, "red"), _render_next(command, limit)]
     return ["", *parts] if parts else []
+
+
+def _find_other(status: Document) -> tuple[str, str]:
+    """What is wrong beside the instances, and the next command."""
+    for said, hint in (
+        ("The configuration file is not accepted.", table(status, "config").get("hint")),
+        ("Something hinders the agent.", status.get("problems_hint")),
+        ("The proxy is not as it should be.", table(status, "proxy").get("hint")),
+    ):
+        if hint:
+            return said, str(hint)
+    return "Something else is wrong.", "ovms-scalerctl status"
 
 
 def _render_next(command: str, limit: int | None) -> RenderableType:
