@@ -173,7 +173,8 @@ async def test_a_bad_reload_keeps_what_is_in_force(host: DaemonHost) -> None:
         }
         host.configure()
         run.agent.reload(allow_outage=False)
-        assert run.agent.document()["config"] == {"file": str(host.config_file), "error": ""}
+        config = run.agent.document()["config"]
+        assert config == {"file": str(host.config_file), "error": "", "hint": ""}
 
 
 async def test_a_change_needs_permission_for_an_outage(host: DaemonHost) -> None:
