@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from bench_lab import Caller, good, load, serving
 
+from ovms_scaler.bench import fleet as fleets
 from ovms_scaler.bench.fleet import Fleet
 from ovms_scaler.bench.load import Load, make_asks
 from ovms_scaler.bench.outcome import Kind, Outcome
@@ -87,8 +89,11 @@ async def test_a_closed_loop_has_so_many_under_way_and_no_more() -> None:
     assert len(again.outcomes) == 3
     assert all(0.0 <= one.due_sec <= one.end_sec <= again.duration_sec for one in again.outcomes)
     # Each was due when a client became free, which is when another had its answer.
-    ends = sorted(one.end_sec for one in run.outcomes)
-    assert all(one.due_sec >= ends[one.id - 3] for one in run.outcomes if one.id >= 3)
+    ends = {one.end_sec for one in run.outcomes}
+    due = [one.due_sec for one in run.outcomes]
+    assert due[:3] == [0.0] * 3
+    assert len(set(due[3:])) == 9
+    assert set(due[3:]) < ends
 
 
 async def test_a_process_that_dies_is_no_error_of_the_server_and_the_rest_is_sent() -> None:
@@ -146,6 +151,78 @@ async def test_when_it_is_stopped_what_was_measured_is_kept() -> None:
     assert run.is_interrupted
     assert (len(run.outcomes), run.unfinished) == (6, 44)
     assert all(one.is_good for one in run.outcomes)
+
+
+async def test_a_report_that_comes_too_late_is_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleets, "END_SEC", 0.05)
+    left = 4
+
+    def told(_: Outcome) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            os.kill(children()[0], signal.SIGSTOP)
+
+    async with serving() as front:
+        mine = load(num_prompts=4)
+        async with Fleet(front.endpoint(), mine, 1) as fleet:
+            asks = make_asks(mine, nonce="n")
+            first = await fleet.run(asks, window=2, stop=asyncio.Event(), told=told)
+            os.kill(children()[0], signal.SIGCONT)
+            monkeypatch.setattr(fleets, "END_SEC", 5.0)
+            second = await send(fleet, mine)
+    assert (len(first.outcomes), first.workers) == (4, ())
+    assert (len(second.outcomes), len(second.workers)) == (4, 1)
+    assert all(one.is_good for one in second.outcomes)
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+async def test_a_process_that_hears_nothing_does_not_keep_it_from_ending(
+    when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleets, "END_SEC", 0.05)
+    stop = asyncio.Event()
+
+    def stand_still() -> None:
+        os.kill(children()[0], signal.SIGSTOP)
+        asyncio.get_running_loop().call_later(0.05, stop.set)
+
+    async with serving() as front:
+        mine = load(num_prompts=9, max_concurrency=2)
+        async with Fleet(front.endpoint(), mine, 1) as fleet:
+            if when == "before":
+                stand_still()
+            run = await fleet.run(
+                make_asks(mine, nonce="n"), window=2, stop=stop, told=lambda _: stand_still()
+            )
+    assert run.is_interrupted
+    # What the other client had may have come with it.
+    assert len(run.outcomes) in ((0,) if when == "before" else (1, 2))
+    assert len(run.outcomes) + run.unfinished == 9
+
+
+async def test_a_process_that_takes_nothing_in_is_replaced_by_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with serving() as front:
+        mine = load()
+        async with Fleet(front.endpoint(), mine, 2) as fleet:
+            monkeypatch.setattr(fleets, "TAKE_IN_SEC", 0.1)
+            os.kill(children()[0], signal.SIGSTOP)
+            run = await send(fleet, mine)
+    kinds = [one.failure.kind if one.failure else None for one in run.outcomes]
+    assert (kinds.count(Kind.client), kinds.count(None)) == (2, 8)
+
+
+async def test_a_client_that_hands_out_too_late_is_its_own_limit() -> None:
+    """The next request is due when its client has its answer, whoever hears of that when."""
+    async with serving() as front:
+        mine = load(num_prompts=12, max_concurrency=2)
+        async with Fleet(front.endpoint(), mine, 2) as fleet:
+            asks = make_asks(mine, nonce="n")
+            run = await fleet.run(asks, window=2, stop=asyncio.Event(), told=lambda _: time.sleep(0.03))
+    assert "late on average" in summarise(run).client.limit
+    assert sum(one.latency_sec for one in run.outcomes) > 10 * 0.03
 
 
 def test_a_process_ends_with_whoever_started_it() -> None:

@@ -113,6 +113,13 @@ def test_a_client_that_cannot_keep_up_says_so(
     assert any(note.startswith("THE CLIENT WAS THE LIMIT") for note in list_notes(found)) is bool(limit)
 
 
+def test_the_process_that_hands_out_may_be_the_limit() -> None:
+    found = summarise(run(outcome(), workers=(worker(0.25),), own_cpu_share=0.9))
+    assert found.client.limit == "the process that hands out its requests used 90% of a core"
+    assert found.client.cores == pytest.approx(1.15)
+    assert "use another machine (--url), or several at once" in list_notes(found)[0]
+
+
 def test_a_dead_process_of_the_client_is_its_limit() -> None:
     lost = failed(Failure(kind=Kind.client, message="process 7 ended"))
     found = summarise(run(outcome(), lost, workers=(worker(),)))

@@ -14,20 +14,25 @@ from typing import Any
 from ovms_scaler.bench.client import Endpoint
 from ovms_scaler.bench.load import Ask, Load
 from ovms_scaler.bench.outcome import Failure, Kind, Outcome, parse_outcome
+from ovms_scaler.bench.pause import wait
 from ovms_scaler.bench.run import Run, WorkerReport
-from ovms_scaler.bench.worker import LINE_BYTES
+from ovms_scaler.bench.worker import LINE_BYTES, read_cpu_sec
 from ovms_scaler.errors import HostError
 
 # Between the moment when everything is handed out and the first request.
 LEAD_SEC = 0.1
+# How long a process may take to end, to give up or to report, and to take in all that it was told.
 END_SEC = 5.0
+TAKE_IN_SEC = 60.0
 
 
 @dataclass(slots=True, kw_only=True)
 class _Process:
     process: asyncio.subprocess.Process
-    under_way: dict[int, tuple[Ask, float]] = field(default_factory=dict)
-    report: asyncio.Future[dict[str, Any]] | None = None
+    under_way: dict[int, float] = field(default_factory=dict)
+    # By the number of the question: an answer may come when nobody waits for it any more.
+    reports: dict[int, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)
+    sync: int = 0
     synced: asyncio.Event = field(default_factory=asyncio.Event)
     reader: asyncio.Task[None] | None = None
     is_gone: bool = False
@@ -61,6 +66,7 @@ class Fleet:
         self._endpoint = endpoint
         self._load = load
         self._count = workers
+        self._asked = 0
         self._fleet: list[_Process] = []
         self._turn: _Turn | None = None
         self._told: Callable[[Outcome], None] = lambda _: None
@@ -96,11 +102,9 @@ class Fleet:
                 async with asyncio.timeout(END_SEC):
                     await one.process.wait()
             except TimeoutError:
-                with contextlib.suppress(ProcessLookupError):
-                    one.process.kill()
+                self._end(one)
                 await one.process.wait()
-            if one.reader is not None:
-                await one.reader
+        await asyncio.gather(*(one.reader for one in self._fleet if one.reader is not None))
 
     async def run(
         self,
@@ -118,16 +122,17 @@ class Fleet:
         self._told = told
         for _ in range(min(window, len(asks))):
             self._hand_out(turn)
-        await self._sync()
+        await self._sync(stop)
         turn.begins_at = time.monotonic() + LEAD_SEC
-        began_at = time.time() + LEAD_SEC
+        began_at, cpu_sec = time.time() + LEAD_SEC, read_cpu_sec()
         for one in self._living():
             self._tell(one, {"begin": turn.begins_at})
         await self._until_over(turn, stop)
         duration_sec = max((one.end_sec for one in turn.outcomes), default=turn.clock())
         if turn.is_stopped:
             duration_sec = turn.clock()
-        reports = [await self._ask_report(one) for one in self._living()]
+        own_cpu_share = (read_cpu_sec() - cpu_sec) / (time.monotonic() - turn.begins_at + LEAD_SEC)
+        reports = await asyncio.gather(*map(self._ask_report, self._living()))
         self._turn = None
         return Run(
             outcomes=tuple(sorted(turn.outcomes, key=lambda one: one.id)),
@@ -136,62 +141,67 @@ class Fleet:
             duration_sec=duration_sec,
             unfinished=turn.unfinished,
             is_interrupted=turn.is_stopped,
+            own_cpu_share=own_cpu_share,
         )
 
     async def _until_over(self, turn: _Turn, stop: asyncio.Event) -> None:
-        over, stopped = asyncio.create_task(turn.is_over.wait()), asyncio.create_task(stop.wait())
-        try:
-            await asyncio.wait((over, stopped), return_when=asyncio.FIRST_COMPLETED)
-            if not turn.is_over.is_set():
-                turn.is_stopped = True
-                turn.unfinished += len(turn.waiting)
-                turn.waiting.clear()
-                for one in self._living():
-                    self._tell(one, {"stop": True})
-                turn.settle()
-                await over
-        finally:
-            over.cancel()
-            stopped.cancel()
-            await asyncio.gather(over, stopped, return_exceptions=True)
-        if not self._living():
+        await wait(turn.is_over, stop)
+        if not turn.is_over.is_set():
+            turn.is_stopped = True
+            turn.unfinished += len(turn.waiting)
+            turn.waiting.clear()
+            for one in self._living():
+                self._tell(one, {"stop": True})
+            turn.settle()
+            await wait(turn.is_over, at_most_sec=END_SEC)
+            for one in self._living():
+                if one.under_way:
+                    self._end(one)
+        if not self._living() and not turn.is_stopped:
             raise HostError(
                 "cannot go on: every process of the client has ended",
                 hint="was the machine out of memory? journalctl -k -g 'out of memory'",
             )
 
-    async def _sync(self) -> None:
-        """Wait until each process has taken in all that it was told: it must not delay what is due."""
+    async def _sync(self, stop: asyncio.Event | None = None) -> None:
+        """Wait until each process has taken in all that it was told: it must not delay what is due.
+
+        One that does not is ended.
+        """
+        ends_at = time.monotonic() + TAKE_IN_SEC
         for one in self._living():
             one.synced.clear()
-            self._tell(one, {"sync": 0})
+            one.sync = self._number()
+            self._tell(one, {"sync": one.sync})
         for one in self._living():
-            await one.synced.wait()
+            await wait(one.synced, stop, max(0.0, ends_at - time.monotonic()))
+            if stop is not None and stop.is_set():
+                return
+            if not one.synced.is_set():
+                self._end(one)
+
+    def _number(self) -> int:
+        self._asked += 1
+        return self._asked
 
     def _living(self) -> list[_Process]:
         return [one for one in self._fleet if not one.is_gone]
 
-    def _hand_out(self, turn: _Turn) -> None:
-        """The next request to whoever has fewest; a client of a closed loop is free now."""
+    def _hand_out(self, turn: _Turn, end_sec: float = 0.0, free_sec: float = 0.0) -> None:
+        """The next request to whoever has fewest.
+
+        A client of a closed loop asks again at ``end_sec``, when it had its answer; nobody can before
+        ``free_sec``. Both lie in the past by as much as this process is late itself.
+        """
         living = self._living()
         if not turn.waiting or not living:
             return
         one = min(living, key=lambda each: len(each.under_way))
-        ask, now = turn.waiting.popleft(), turn.clock()
-        due_sec = now if ask.due_sec is None else ask.due_sec
-        one.under_way[ask.id] = (ask, due_sec)
-        self._tell(
-            one,
-            {
-                "ask": {
-                    "id": ask.id,
-                    "due_sec": due_sec,
-                    "free_sec": max(due_sec, now),
-                    "prompt": ask.prompt,
-                    "max_tokens": ask.max_tokens,
-                }
-            },
-        )
+        ask = turn.waiting.popleft()
+        due_sec = end_sec if ask.due_sec is None else ask.due_sec
+        one.under_way[ask.id] = due_sec
+        told = {"id": ask.id, "due_sec": due_sec, "free_sec": max(due_sec, free_sec)}
+        self._tell(one, {"ask": {**told, "prompt": ask.prompt, "max_tokens": ask.max_tokens}})
 
     def _tell(self, one: _Process, document: object) -> None:
         if one.process.stdin is not None and not one.process.stdin.is_closing():
@@ -199,59 +209,81 @@ class Fleet:
 
     async def _listen(self, one: _Process) -> None:
         assert one.process.stdout is not None
-        while line := await one.process.stdout.readline():
-            match json.loads(line):
-                case {"outcome": dict(document)}:
-                    self._note(one, parse_outcome(document))
-                case {"synced": int()}:
-                    one.synced.set()
-                case {"unfinished": int(number)} if self._turn is not None:
-                    one.under_way.pop(number, None)
+        try:
+            while line := await one.process.stdout.readline():
+                self._hear(one, json.loads(line))
+        finally:
+            self._lose(one)
+
+    def _hear(self, one: _Process, said: object) -> None:
+        match said:
+            case {"outcome": dict(document), "free_sec": float(free_sec)}:
+                self._note(one, parse_outcome(document), free_sec)
+            case {"synced": int(number)} if number == one.sync:
+                one.synced.set()
+            case {"unfinished": int(number)} if self._turn is not None:
+                if one.under_way.pop(number, None) is not None:
                     self._turn.unfinished += 1
                     self._turn.settle()
-                case {"report": dict(document)} if one.report is not None:
-                    one.report.set_result(document)
-        self._lose(one)
+            case {"report": dict(document), "number": int(number)} if number in one.reports:
+                _answer(one.reports[number], document)
 
-    def _note(self, one: _Process, outcome: Outcome) -> None:
+    def _note(self, one: _Process, outcome: Outcome, free_sec: float) -> None:
         turn = self._turn
         if turn is None or one.under_way.pop(outcome.id, None) is None:
             return
         turn.outcomes.append(outcome)
         self._told(outcome)
-        self._hand_out(turn)
+        self._hand_out(turn, outcome.end_sec, free_sec)
         turn.settle()
+
+    def _end(self, one: _Process) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            one.process.kill()
+        self._lose(one)
 
     def _lose(self, one: _Process) -> None:
         """What a process had when it ended has failed, and the server is not to blame."""
+        if one.is_gone:
+            return
         one.is_gone = True
         one.synced.set()
-        if one.report is not None and not one.report.done():
-            one.report.set_result({})
+        for report in one.reports.values():
+            _answer(report, {})
         turn = self._turn
         if turn is None:
             return
+        if turn.is_stopped:
+            turn.unfinished += len(one.under_way)
+            one.under_way.clear()
+            turn.settle()
         failure = Failure(kind=Kind.client, message=f"process {one.process.pid} ended")
         now = turn.clock()
-        for number, (_, due_sec) in sorted(one.under_way.items()):
+        for number, due_sec in sorted(one.under_way.items()):
             outcome = Outcome(id=number, due_sec=due_sec, sent_sec=due_sec, end_sec=now, failure=failure)
-            self._note(one, outcome)
+            self._note(one, outcome, now)
         if not self._living():
             turn.is_over.set()
 
     async def _ask_report(self, one: _Process) -> WorkerReport | None:
-        one.report = asyncio.get_running_loop().create_future()
-        self._tell(one, {"report": True})
-        if one.is_gone:
-            return None
+        number = self._number()
+        one.reports[number] = report = asyncio.get_running_loop().create_future()
+        self._tell(one, {"report": number})
         try:
             async with asyncio.timeout(END_SEC):
-                document = await one.report
+                document = await report
         except TimeoutError:
             return None
+        finally:
+            del one.reports[number]
         if not document:
             return None
         span_sec = max(document["span_sec"], 1e-9)
         return WorkerReport(
             pid=one.process.pid, cpu_share=document["cpu_sec"] / span_sec, lags=tuple(document["lags"])
         )
+
+
+def _answer(report: asyncio.Future[dict[str, Any]], document: dict[str, Any]) -> None:
+    if not report.done():
+        report.set_result(document)

@@ -2,11 +2,11 @@
 """Tells the agent again what it could not be told: one that restarts is back in seconds."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 
 from ovms_scaler.bench.host import Document
+from ovms_scaler.bench.pause import wait
 from ovms_scaler.errors import UnreachableError
 
 PATIENCE_SEC = 30.0
@@ -22,7 +22,7 @@ class Patience:
     async def insist(self, ask: Callable[[], Document], stop: asyncio.Event | None = None) -> Document:
         """What the agent answers, which may take a while.
 
-        Raises UnreachableError when the time is up or ``stop`` is set; whatever else ``ask`` raises, at once.
+        Raises UnreachableError when the time is up or ``stop`` is set; what else ``ask`` raises, at once.
         """
         while True:
             try:
@@ -30,13 +30,4 @@ class Patience:
             except UnreachableError:
                 if time.monotonic() >= self._ends_at or (stop is not None and stop.is_set()):
                     raise
-            await _pause(stop)
-
-
-async def _pause(stop: asyncio.Event | None) -> None:
-    if stop is None:
-        await asyncio.sleep(_EACH_SEC)
-        return
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_EACH_SEC):
-            await stop.wait()
+            await wait(stop, at_most_sec=_EACH_SEC)

@@ -8,6 +8,7 @@ from functools import partial
 
 from ovms_scaler.bench.host import Document, Host
 from ovms_scaler.bench.patience import Patience
+from ovms_scaler.bench.pause import wait
 from ovms_scaler.errors import RefusedError, ScalerError
 
 # The control socket answers questions, and sends no events.
@@ -122,9 +123,5 @@ async def wait_until_done(
             if not progress.waits_for:
                 return
             tell(f"{verb}: {progress.waits_for}")
-        try:
-            async with asyncio.timeout(POLL_SEC):
-                await stop.wait()
-        except TimeoutError:
-            continue
+        await wait(stop, at_most_sec=POLL_SEC)
     raise StoppedError("stopped")

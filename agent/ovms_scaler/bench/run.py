@@ -19,7 +19,8 @@ class WorkerReport:
 class Run:
     """One run; ``began_at`` is seconds since the epoch.
 
-    ``unfinished`` is how many requests were given up or never sent.
+    ``unfinished`` is how many requests were given up or never sent, ``own_cpu_share`` the share of a core of
+    the process that handed them out, None where it was not looked at.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -28,3 +29,4 @@ class Run:
     duration_sec: float
     unfinished: int = 0
     is_interrupted: bool = False
+    own_cpu_share: float | None = None

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ovms_scaler.bench.outcome import Kind, Outcome
-from ovms_scaler.bench.run import Run, WorkerReport
+from ovms_scaler.bench.run import Run
 from ovms_scaler.bench.statistics import Spread, describe, percentile
 
-# From which share of a core on a process of the client has no time left for its own clock.
 _BUSY_SHARE = 0.85
 # How late a client may be: 5 % of the same figure of the time to the first token, and this in any case.
 _LATE_SHARE, _LATE_SEC = 0.05, 0.01
@@ -33,12 +32,14 @@ class ErrorRow:
 class ClientLoad:
     """How busy and how late the client itself was; None where there was nothing to see.
 
-    ``limit`` is "" when it was good enough, else why it was not.
+    ``own_share`` is the share of a core of the process that handed out requests, ``limit`` is "" when it was
+    good enough, else why it was not.
     """
 
     workers: int
     cores: float
     busiest_share: float | None
+    own_share: float | None
     lag_p99_sec: float | None
     late_p99_sec: float | None
     limit: str
@@ -109,7 +110,7 @@ def summarise(run: Run) -> Summary:
         output_len=describe(one.generated_tokens or 0 for one in good),
         errors=list_errors(run.outcomes),
         instances=dict(sorted(Counter(one.instance for one in good if one.instance).items())),
-        client=judge_client(run.workers, run.outcomes, ttft),
+        client=judge_client(run, ttft),
         is_interrupted=run.is_interrupted,
     )
 
@@ -136,10 +137,9 @@ def list_errors(outcomes: Iterable[Outcome]) -> tuple[ErrorRow, ...]:
     return tuple(sorted(rows, key=lambda row: (-row.count, row.label)))
 
 
-def judge_client(
-    workers: Sequence[WorkerReport], outcomes: Sequence[Outcome], ttft: Spread | None
-) -> ClientLoad:
+def judge_client(run: Run, ttft: Spread | None) -> ClientLoad:
     """Whether the figures are the server's, or rather those of a client that could not keep up."""
+    workers, outcomes, own_share = run.workers, run.outcomes, run.own_cpu_share
     lags = sorted(lag for one in workers for lag in one.lags)
     delays = sorted(one.late_sec for one in outcomes if not _is_lost(one))
     lag = percentile(lags, 99) if lags else None
@@ -149,8 +149,10 @@ def judge_client(
     limit = ""
     if any(_is_lost(one) for one in outcomes):
         limit = "one of its processes died"
-    elif busiest is not None and busiest > _BUSY_SHARE:
+    elif is_busy(busiest):
         limit = f"its busiest process used {busiest:.0%} of a core"
+    elif is_busy(own_share):
+        limit = f"the process that hands out its requests used {own_share:.0%} of a core"
     elif mean_late > _allowed(ttft.mean if ttft else 0.0):
         limit = f"requests were sent {mean_late * 1000:.0f} ms late on average"
     elif late is not None and late > _allowed(ttft.p99 if ttft else 0.0):
@@ -159,12 +161,18 @@ def judge_client(
         limit = f"it read answers {lag * 1000:.0f} ms late or more for 1 % of the time"
     return ClientLoad(
         workers=len(workers),
-        cores=sum(one.cpu_share for one in workers),
+        cores=sum(one.cpu_share for one in workers) + (own_share or 0.0),
         busiest_share=busiest,
+        own_share=own_share,
         lag_p99_sec=lag,
         late_p99_sec=late,
         limit=limit,
     )
+
+
+def is_busy(share: float | None) -> bool:
+    """Whether a process with this share of a core has no time left for its own clock."""
+    return share is not None and share > _BUSY_SHARE
 
 
 def _allowed(measured_sec: float) -> float:
@@ -174,11 +182,14 @@ def _allowed(measured_sec: float) -> float:
 def list_notes(summary: Summary) -> list[str]:
     """What somebody who reads the figures has to know about them."""
     notes = []
-    if summary.client.limit:
+    client = summary.client
+    if client.limit:
+        way_out = f"give more processes (--workers, now {client.workers}), or use another machine (--url)"
+        if is_busy(client.own_share):
+            way_out = "there is one such process only; use another machine (--url), or several at once"
         notes.append(
-            f"THE CLIENT WAS THE LIMIT: {summary.client.limit}. The server may be better than these "
-            f"figures: give more processes (--workers, now {summary.client.workers}), or use another "
-            "machine (--url)."
+            f"THE CLIENT WAS THE LIMIT: {client.limit}. The server may be better than these "
+            f"figures: {way_out}."
         )
     if summary.is_interrupted:
         notes.append(

@@ -6,8 +6,9 @@
 A line of JSON each way. It is told ``{"open": ...}``, the endpoint, once; ``{"ask": ...}`` for each request;
 ``{"sync": N}``, answered with ``{"synced": N}`` when all that was told before is ready; ``{"begin": T}``
 (CLOCK_MONOTONIC), from which all times count, and before which nothing is sent; ``{"stop": true}`` to give
-up what is under way; ``{"report": true}``. It answers with ``{"outcome": ...}``, ``{"unfinished": ID}`` and
-``{"report": ...}``. It ends when its standard input does: nobody is left to work for.
+up what is under way; ``{"report": N}``. It answers with ``{"outcome": ..., "free_sec": S}``,
+``{"unfinished": ID}`` and ``{"report": ..., "number": N}``. It ends when its standard input does: nobody is
+left to work for.
 """
 
 import asyncio
@@ -49,18 +50,18 @@ class Worker:
                 # After the tasks that were made: each has its request ready by then.
                 asyncio.get_running_loop().call_soon(self._say, {"synced": number})
             case {"begin": float(zero)}:
-                self._zero, self._cpu_sec, self._lags = zero, _read_cpu_sec(), []
+                self._zero, self._cpu_sec, self._lags = zero, read_cpu_sec(), []
                 self._begun.set()
             case {"stop": True}:
                 for number, task in tuple(self._asks.items()):
                     if task.cancel():
                         self._say({"unfinished": number})
                 self._asks.clear()
-            case {"report": True}:
+            case {"report": int(number)}:
                 self._begun.clear()
-                cpu_sec = _read_cpu_sec() - self._cpu_sec
+                cpu_sec = read_cpu_sec() - self._cpu_sec
                 report = {"cpu_sec": cpu_sec, "span_sec": time.monotonic() - self._zero, "lags": self._lags}
-                self._say({"report": report})
+                self._say({"report": report, "number": number})
 
     async def watch(self) -> None:
         """Note by how much each beat is late: so late is whatever else this process does."""
@@ -89,7 +90,8 @@ class Worker:
             await asyncio.sleep(wait_sec)
         exchange = await self._client.ask(body)
         if self._asks.pop(ask["id"], None) is not None:
-            self._say({"outcome": outcome_document(self._judge(ask, exchange))})
+            free_sec = time.monotonic() - self._zero
+            self._say({"outcome": outcome_document(self._judge(ask, exchange)), "free_sec": free_sec})
 
     def _judge(self, ask: dict[str, Any], exchange: Exchange) -> Outcome:
         answer, zero = exchange.answer, self._zero
@@ -136,7 +138,8 @@ async def work() -> None:
         await client.close()
 
 
-def _read_cpu_sec() -> float:
+def read_cpu_sec() -> float:
+    """CPU time of this process so far."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 
