@@ -74,6 +74,16 @@ async def test_a_busy_port_is_a_problem_until_it_is_free(monkeypatch: pytest.Mon
             assert (await ask(port)).status == 200
 
 
+async def test_a_busy_port_that_nobody_wants_any_more_is_no_problem() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        admin = Admin()
+        async with admin_open(admin, Shown()):
+            admin.want(f"127.0.0.1:{other.getsockname()[1]}")
+            await until(lambda: admin.problem != "")
+            admin.want("")
+            await until(lambda: admin.problem == "")
+
+
 async def test_a_reload_takes_it_elsewhere_and_the_status_tells_of_trouble(host: DaemonHost) -> None:
     port = free_port()
     with socket.create_server(("127.0.0.1", 0)) as other:

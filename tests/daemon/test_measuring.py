@@ -227,3 +227,23 @@ async def test_a_look_that_fails_is_no_sample_and_not_the_last_one(
     lane.look(lambda: HostUse(at_sec=2.0))
     await lane.wait()
     assert len(lane.samples) == 1
+
+
+async def test_a_thread_that_may_not_be_had_is_no_news_and_not_the_last_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lanes, "INTERVAL_SEC", 0.0)
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    lane = Lane[HostUse]("test")
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", refuse)
+        lane.look(lambda: HostUse(at_sec=1.0))
+    async with asyncio.timeout(LIMIT_SEC):
+        await lane.wait()
+    assert not lane.samples
+    lane.look(lambda: HostUse(at_sec=2.0))
+    await lane.wait()
+    assert len(lane.samples) == 1

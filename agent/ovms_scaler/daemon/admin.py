@@ -66,7 +66,8 @@ class Admin:
     async def _keep(self) -> None:
         while True:
             self._news.clear()
-            if self._listen != self._wanted:
+            # An address that could not be had, and is not wanted any more, is no problem any more.
+            if self._listen != self._wanted or (self.problem and not self._wanted):
                 self._leave()
                 await self._enter(self._wanted)
             try:

@@ -36,10 +36,14 @@ class Lane(Generic[T]):
         if not self._done.is_set() or now_sec - self._began_sec < INTERVAL_SEC:
             return
         self._began_sec = now_sec
-        self._done.clear()
         loop = asyncio.get_running_loop()
         # A daemon, which no exit waits for: a driver may keep it.
-        threading.Thread(target=self._run, args=(loop, read), name=self._name, daemon=True).start()
+        thread = threading.Thread(target=self._run, args=(loop, read), name=self._name, daemon=True)
+        with contextlib.suppress(
+            RuntimeError
+        ):  # no more threads may be had (TasksMax=): there is no news then
+            thread.start()
+            self._done.clear()  # what the thread says comes in a later turn of the loop
 
     async def wait(self) -> None:
         """Until the look is over that is under way, if one is."""
