@@ -215,7 +215,8 @@ def test_one_that_waits_for_a_gpu_is_not_planned(ctl: Ctl, tmp_path: Path, model
     shown = ctl(*arguments, "--no-diff").out
     assert "  1 instance on one GPU, 1 that waits for a GPU, clients connect to port 8000\n" in shown
     assert (
-        "Waiting\n  fast-gpu-0000:77:00.0: there is no GPU at 0000:77:00.0\n    hint: GPUs of this" in shown
+        "Waiting\n  fast-gpu-0000:77:00.0: there is no GPU at 0000:77:00.0\n"
+        "    hint: ovms-scalerctl topology; GPUs of this" in shown
     )
     assert "Would not be started" not in shown
 

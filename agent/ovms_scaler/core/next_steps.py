@@ -9,8 +9,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ovms_scaler.core.instance import unit_name
-
 EMPTY_POOL = "ovms-scalerctl topology"
 REJECTED = "ovms-scalerctl check-config; then: systemctl reload ovms-scaler"
 PAUSED = "ovms-scalerctl resume"
@@ -20,7 +18,7 @@ PROXY_DOWN = "systemctl status ovms-scaler-proxy"
 PROXY_REFUSES = "journalctl -eu ovms-scaler-proxy"
 
 _FOLLOW = "ovms-scalerctl logs {id} -f"
-_LOOK = "journalctl -u {unit}"
+_LOOK = "journalctl -u ovms@{id}.service"
 _WATCH = "ovms-scalerctl status --watch"
 # By state, for verdicts that name nothing themselves. In words, as ovms_scaler.core.lifecycle would bring
 # half the package along, and ovms-scalerctl reads this too.
@@ -35,7 +33,7 @@ _USUAL = {
     "draining": _WATCH,
     "drained": "ovms-scalerctl undrain {id}",
     "stopping": _WATCH,
-    "stopped": "systemctl start {unit}",
+    "stopped": "systemctl start ovms@{id}.service",
     "failed": _LOOK,
     "quarantined": _LOOK,
     "waiting": "ovms-scalerctl topology",
@@ -74,7 +72,7 @@ def next_of(name: str, *, state: str, reason: str, hint: str, in_rotation: bool)
 
 def usual(state: str, name: str) -> str:
     """What to type for an instance of which nothing but its state is known; "" for a state that is not."""
-    return _USUAL.get(state, "").format(id=name, unit=unit_name(name))
+    return _USUAL.get(state, "").format(id=name)
 
 
 def next_of_proxy(*, listens: bool, answers: bool, is_active: bool, error: str, waits: str) -> str:
