@@ -17,6 +17,7 @@ import readme
 from lab import bare, paths
 from lab.host import Host
 from lab.image import Image
+from lab.standin_release import write_release
 from lab.terminal import INTERRUPT, MORE, PROMPT, Terminal
 from system import agent_host
 
@@ -45,10 +46,12 @@ def pack(directory: Path) -> bytes:
     return archive.getvalue()
 
 
-def put_in_place(host: Host, debs: list[Path]) -> None:
-    """The package, and the model at its path; unreadable to others, as a download under umask 077 is."""
+def put_in_place(host: Host, debs: list[Path], release: Path) -> None:
+    """The package, OVMS, and the model at its path; unreadable to others, as under umask 077."""
     for package in debs:
         host.write(f"/root/{package.name}", package.read_bytes())
+    (archive,) = (line.split()[-1] for line in read_typed_lines() if " engine install " in line)
+    host.write(f"/root/{archive}", release.read_bytes())
     model = readme.read_model().path
     host.run("mkdir", "--parents", model)
     host.run("tar", "-x", "-C", model, stdin=pack(paths.LAB / "standin" / "model"))
@@ -71,11 +74,11 @@ def enter(terminal: Terminal, line: str) -> int | None:
 
 
 def test_first_page_makes_a_bare_host_serve(
-    boot: Callable[..., Host], bare_image: Image, debs: list[Path]
+    boot: Callable[..., Host], bare_image: Image, debs: list[Path], tmp_path: Path
 ) -> None:
-    host = boot(bare_image, binds={"/opt/ovms": agent_host.BINDS["/opt/ovms"]})
+    host = boot(bare_image)
     assert host.run("sh", "-c", "command -v nginx curl python3", check=False).stdout == ""
-    put_in_place(host, debs)
+    put_in_place(host, debs, write_release(tmp_path / "ovms.tar.gz", "2026.4.0"))
     with Terminal(host) as terminal:
         for line in read_typed_lines():
             expected = (None, INTERRUPTED if line.endswith("--watch") else 0)
