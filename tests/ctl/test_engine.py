@@ -313,7 +313,8 @@ def test_trial_is_confined_and_run_as_the_engines_user(
 
     monkeypatch.setattr(subprocess, "run", run)
     trial.run_trial(tmp_path, str(tmp_path / "bin/ovms"), "--version")
-    argv = called[0]["argv"]
+    assert called[0]["argv"] == ["systemctl", "start", "dbus.socket"]  # which --pipe needs
+    argv = called[1]["argv"]
     assert isinstance(argv, list)
     assert {"--uid=ovms", "--gid=ovms", f"--setenv=LD_LIBRARY_PATH={tmp_path}/lib"} <= set(argv)
     assert {"--property=NoNewPrivileges=yes", "--property=PrivateNetwork=yes"} <= set(argv)
