@@ -130,7 +130,7 @@ def test_a_curve_with_its_knee() -> None:
     (curve, *_) = figures(page)
     assert curve.get("aria-label") == "Output throughput by number of instances"
     assert any(one.text == "knee at 2" for one in curve.iter() if one.text)
-    assert "All instances together do 1.50 times what one unbound instance does" in page
+    assert "4 instances together do 1.50 times what one unbound instance does" in page
 
 
 def test_a_comparison_says_what_it_found() -> None:
@@ -143,6 +143,7 @@ def test_a_comparison_says_what_it_found() -> None:
     page = render_report(document(findings))
     assert "Comparison of two configurations" in page
     assert "b.toml is better" in page
+    assert "99.3 % interval" in page
 
 
 def test_what_could_not_be_put_back_is_at_the_top() -> None:

@@ -5,7 +5,7 @@ import asyncio
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +161,25 @@ async def test_each_is_drained_and_started_once() -> None:
         (4, NAMES),
     ]
     assert (findings.trouble, findings.left, findings.is_interrupted) == ("", [], False)
+
+
+async def test_clients_that_nobody_asked_for_are_so_many_for_each_instance() -> None:
+    loads = []
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Looking(Measuring):
+        async def measure(self, *arguments: Any, **options: Any) -> Measurement:
+            loads.append((self.load.max_concurrency, self.load.num_prompts))
+            return await Measuring.measure(self, *arguments, **options)
+
+    mine = load(num_prompts=200, max_concurrency=32, scales_clients=True, scales_prompts=True)
+    plain = measuring(asyncio.Event(), lambda: 100.0)
+    session = Looking(**{name.name: getattr(plain, name.name) for name in fields(plain)} | {"load": mine})
+    findings = await run_scale(session, Host(), MEMBERS, (1, 2, 4), rounds=1)
+    assert loads == [(128, 800), (64, 400), (32, 200)]
+    assert findings.curve is not None
+    assert [one.clients for one in findings.curve.points] == [32, 64, 128]
+    assert findings.curve.notes == ()
 
 
 async def test_an_error_in_the_middle_puts_everything_back_and_keeps_what_was_measured() -> None:
@@ -333,9 +352,10 @@ async def compare(host: Host, file: Path, rate: Callable[[], float], stop: async
 
 async def test_configurations_take_turns_and_the_first_is_put_back(file: Path) -> None:
     host = Host(file=file)
-    rates = iter([100.0, 110.0, 101.0, 111.0, 99.0, 109.0])
+    rates = iter([100.0, 110.0, 111.0, 101.0, 99.0, 109.0])
     findings = await compare(host, file, lambda: next(rates), asyncio.Event())
-    assert host.configurations == [b"a", b"b", b"a", b"b", b"a", b"b", b"original"]
+    # Not A before B each time: a drift must not look like a difference.
+    assert host.configurations == [b"a", b"b", b"b", b"a", b"a", b"b", b"original"]
     assert read(file) == "original"
     assert read_mode(file) == 0o640
     assert is_alone(file)

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Curves, their knees, and which of two configurations is better."""
 
+import math
+import random
 from dataclasses import replace
 
 import pytest
-from bench_lab import outcome, run
+from bench_lab import load, outcome, run
 
-from ovms_scaler.bench.comparing import Verdict, compare
+from ovms_scaler.bench.comparing import CONFIDENCE, FIGURES, Verdict, compare, note_failures, verdict_row
 from ovms_scaler.bench.scaling import Curve, Measured, draw_curve, parse_scale
+from ovms_scaler.bench.statistics import paired_ratio
 from ovms_scaler.bench.summary import Summary, summarise
 from ovms_scaler.errors import InputError
 
@@ -73,6 +76,43 @@ def test_a_load_that_was_served_is_no_measure_of_instances() -> None:
     assert curve((1, 100.0), request_rate=float("inf")).notes == ()
 
 
+def clients(count: int | None, **changes: float) -> Curve:
+    measured = [
+        Measured(
+            instances=number,
+            names=("a",) * number,
+            output_tokens_per_sec=(rate,),
+            requests_per_sec=(1.0,),
+            clients=count,
+            failed_share=changes.get(f"failed_{number}", 0.0),
+        )
+        for number, rate in ((1, 100.0), (2, 110.0))
+    ]
+    return draw_curve(measured, request_rate=None)
+
+
+def test_a_curve_of_too_few_clients_has_no_knee() -> None:
+    found = clients(31)
+    assert (found.knee, found.is_conclusive) == (None, False)
+    (note,) = found.notes
+    assert note.startswith("31 clients are 15.5 for each of 2 instances, too few to keep them busy")
+    assert "or give 32 or more" in note
+    assert (clients(32).knee, clients(32).notes, clients(None).knee) == (1, (), 1)
+
+
+def test_a_curve_of_requests_that_failed_has_no_knee() -> None:
+    found = clients(64, failed_2=0.3)
+    assert (found.knee, found.is_conclusive) == (None, False)
+    assert found.notes[0].startswith("REQUESTS FAILED, and not alike (0.0 % with 1, 30.0 % with 2)")
+    assert clients(64, failed_1=0.3, failed_2=0.3).is_conclusive
+
+
+def test_nothing_is_said_of_a_knee_where_one_instance_served_nothing() -> None:
+    found = curve((1, 0.0), (4, 50.0))
+    assert (found.knee, found.is_conclusive) == (None, False)
+    assert not curve((1, 100.0), (2, 196.0), request_rate=19.0).is_conclusive
+
+
 @pytest.mark.parametrize(("text", "counts"), [("1,2,4,6", (1, 2, 4, 6)), ("6, 1,1", (1, 6)), ("3", (3,))])
 def test_numbers_of_instances(text: str, counts: tuple[int, ...]) -> None:
     assert parse_scale(text) == counts
@@ -96,7 +136,7 @@ def test_a_difference_beyond_the_noise() -> None:
     assert verdict.better == "B"
     sentence = verdict.describe({"A": "bind.toml", "B": "preferred.toml"})
     assert sentence.startswith(
-        "Output token throughput: preferred.toml is better; preferred.toml has 12.0 % more (95 %"
+        "Output token throughput: preferred.toml is better; preferred.toml has 12.0 % more (99.3 %"
     )
 
 
@@ -124,3 +164,61 @@ def test_what_was_not_measured_is_not_compared() -> None:
     verdict = sides([100.0, 100.0], [100.0, 100.0])["ttft_median_sec"]
     assert (verdict.ratio, verdict.better) == (None, "")
     assert verdict.describe({}) == "Median TTFT: not measured in every round"
+
+
+NAMES = {"A": "a.toml", "B": "b.toml"}
+
+
+def with_failures(ttft_sec: float, failed: int) -> Summary:
+    return replace(
+        summarise(run(outcome(first_sec=1.0 + ttft_sec))),
+        successful_requests=100 - failed,
+        failed_requests=failed,
+    )
+
+
+def test_times_of_what_was_answered_are_not_compared_where_more_failed() -> None:
+    before = [with_failures(ttft_sec, 0) for ttft_sec in (0.5, 0.51, 0.49)]
+    after = [with_failures(ttft_sec, failed) for ttft_sec, failed in ((0.2, 60), (0.21, 61), (0.19, 59))]
+    verdicts = compare(before, after)
+    found = {one.figure.name: one for one in verdicts}
+    assert found["ttft_median_sec"].better == ""
+    assert "not compared, as requests failed and not alike" in found["ttft_median_sec"].describe(NAMES)
+    assert found["failed_share"].better == "A"
+    said = found["failed_share"].describe(NAMES)
+    assert said == "Failed requests: a.toml is better; 0.0 % with a.toml, 60.0 % with b.toml"
+    (note,) = note_failures(verdicts, NAMES)
+    assert "0.0 % with a.toml, 60.0 % with b.toml" in note
+    assert verdict_row(found["failed_share"], NAMES)["b_text"] == "60.0 %"
+
+
+def test_without_failures_there_is_nothing_to_say_of_them() -> None:
+    verdicts = compare([with_failures(0.5, 0)] * 3, [with_failures(0.2, 0)] * 3)
+    assert {one.figure.name: one.better for one in verdicts}["ttft_median_sec"] == "B"
+    assert verdicts[-1].describe(NAMES) == "Failed requests: none"
+    assert note_failures(verdicts, NAMES) == []
+
+
+def test_sides_that_are_alike_have_hardly_ever_a_winner() -> None:
+    """All rows together: 5 % at most, of figures that have nothing to do with each other."""
+    source = random.Random(1)
+
+    def draw() -> list[float]:
+        return [math.exp(source.gauss(0.0, 0.02)) for _ in range(4)]
+
+    def has_winner() -> bool:
+        ratios = [paired_ratio(draw(), draw(), CONFIDENCE) for _ in FIGURES]
+        return any(one and one.low and one.high and (one.low > 1 or one.high < 1) for one in ratios)
+
+    assert sum(has_winner() for _ in range(400)) <= 400 * 0.08
+
+
+def test_clients_of_a_load() -> None:
+    assert load(num_prompts=10, max_concurrency=4).clients == 4
+    assert load(num_prompts=10, max_concurrency=40).clients == 10
+    assert load(request_rate=3.0, max_concurrency=None).clients is None
+    assert load(request_rate=float("inf"), max_concurrency=None).clients == 10
+    scaled = load(num_prompts=10, max_concurrency=4, scales_clients=True)
+    assert scaled.describe() == "closed loop of 4 clients for each instance"
+    sized = scaled.for_instances(3)
+    assert (sized.max_concurrency, sized.num_prompts) == (12, 10)

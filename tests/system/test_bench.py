@@ -125,11 +125,12 @@ def test_two_configurations_take_turns_and_the_first_is_put_back(host: Host) -> 
     host.write("/run/lab/fast.toml", before)
     host.write("/run/lab/slow.toml", pool(environment={**ENVIRONMENT, "OVMS_STANDIN_TPOT_MS": "30"}))
     files = ("/run/lab/fast.toml", "/run/lab/slow.toml")
-    begin(host, *LOAD, "--num-prompts", "24", "--compare", *files, "--rounds", "2", "--allow-outage")
+    begin(host, *LOAD, "--num-prompts", "24", "--compare", *files, "--rounds", "3", "--allow-outage")
     status, report = end(host)
     assert (status, report["trouble"], report["left"]) == (0, "", [])
     labels = [measurement["group"] for measurement in report["measurements"]]
-    assert labels == ["A (fast.toml)", "B (slow.toml)"] * 2
+    first, second = "A (fast.toml)", "B (slow.toml)"
+    assert labels == [first, second, second, first, first, second]
     verdicts = {verdict["name"]: verdict for verdict in report["comparison"]["verdicts"]}
     assert verdicts["tpot_median_sec"]["better"] == "A"
     assert verdicts["tpot_median_sec"]["ratio"]["mean"] == pytest.approx(3, rel=0.2)

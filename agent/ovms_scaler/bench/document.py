@@ -84,7 +84,7 @@ def make_document(findings: Findings, context: Context) -> Document:
         "method": [*_METHOD, *_prompts_method(context), *((_LOCAL,) if context.is_local else ())],
         "notes": gather_notes(found["measurements"]),
         "knee_text": _describe_knee(found["curve"]),
-        "whole_text": _describe_whole(found["whole_ratio"]),
+        "whole_text": _describe_whole(found["curve"], found["whole_ratio"]),
         **found,
     }
 
@@ -151,7 +151,7 @@ def _dataset(sample: Sample | None) -> Document | None:
 
 
 def _describe_knee(curve: Mapping[str, Any] | None) -> str:
-    if curve is None or len(curve["points"]) < 2:
+    if curve is None or len(curve["points"]) < 2 or not curve["is_conclusive"]:
         return ""
     if (knee := curve["knee"]) is not None:
         return f"The knee is at {knee}: the next ones each brought less than half of what one alone does."
@@ -161,9 +161,9 @@ def _describe_knee(curve: Mapping[str, Any] | None) -> str:
     )
 
 
-def _describe_whole(ratio: float | None) -> str:
-    if ratio is None:
+def _describe_whole(curve: Mapping[str, Any] | None, ratio: float | None) -> str:
+    if curve is None or ratio is None:
         return ""
-    return (
-        f'All instances together do {ratio:.2f} times what one unbound instance does (placement = "whole").'
-    )
+    count = curve["points"][-1]["instances"]
+    together = "1 instance does" if count == 1 else f"{count} instances together do"
+    return f'{together} {ratio:.2f} times what one unbound instance does (placement = "whole").'

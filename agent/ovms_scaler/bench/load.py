@@ -3,7 +3,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ovms_scaler.bench.dataset import Conversation
@@ -20,7 +20,8 @@ class Load:
     With ``request_rate`` (per second) clients come and do not wait for each other: an open loop, bounded by
     ``max_concurrency`` where that is given too. With ``max_concurrency`` alone so many clients ask again as
     soon as they have their answer: a closed loop. ``dataset_path`` is "" for synthetic prompts;
-    ``output_len`` None takes the dataset's.
+    ``output_len`` None takes the dataset's. What ``scales_clients`` and ``scales_prompts`` say is for each
+    instance.
     """
 
     num_prompts: int
@@ -34,17 +35,38 @@ class Load:
     temperature: float = 0.0
     ignore_eos: bool = True
     num_warmups: int = 4
+    scales_clients: bool = False
+    scales_prompts: bool = False
 
     @property
     def window(self) -> int:
         """How many requests may be under way."""
         return self.num_prompts if self.max_concurrency is None else self.max_concurrency
 
+    @property
+    def clients(self) -> int | None:
+        """How many can ask at once, None for an open loop without a bound."""
+        if self.max_concurrency is None and self.request_rate not in (None, float("inf")):
+            return None
+        return min(self.window, self.num_prompts)
+
+    def for_instances(self, count: int) -> "Load":
+        """The load of so many instances."""
+        clients = self.max_concurrency
+        return replace(
+            self,
+            max_concurrency=clients * count if self.scales_clients and clients is not None else clients,
+            num_prompts=self.num_prompts * count if self.scales_prompts else self.num_prompts,
+            scales_clients=False,
+            scales_prompts=False,
+        )
+
     def describe(self) -> str:
         """The loop, for people."""
         most = f", at most {self.max_concurrency} at once" if self.max_concurrency is not None else ""
         if self.request_rate is None:
-            return f"closed loop of {self.max_concurrency} clients"
+            each = " for each instance" if self.scales_clients else ""
+            return f"closed loop of {self.max_concurrency} clients{each}"
         if self.request_rate == float("inf"):
             return f"all at once{most}"
         return f"open loop of {self.request_rate:g} requests per second (Poisson){most}"

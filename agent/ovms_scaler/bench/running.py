@@ -7,11 +7,12 @@ stop.
 
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ovms_scaler.bench.comparing import Verdict, compare, verdict_row
+from ovms_scaler.bench.comparing import CONFIDENCE, Verdict, compare, note_failures, verdict_row
 from ovms_scaler.bench.host import Host
+from ovms_scaler.bench.load import Load
 from ovms_scaler.bench.rotation import Members, Rotation, StoppedError
 from ovms_scaler.bench.scaling import Curve, Measured, draw_curve
 from ovms_scaler.bench.session import Measurement, Session
@@ -67,7 +68,7 @@ async def run_scale(
 ) -> Findings:
     """The same load with so many instances each, the most first: each is drained and started once at most.
 
-    With ``against`` the configuration ``whole`` comes last, with the same load.
+    With ``against`` the configuration ``whole`` comes last, with the load of the most.
     """
     findings = Findings()
     rotation = Rotation(host, session.stop, session.reporter.tell)
@@ -77,30 +78,34 @@ async def run_scale(
     async def measure_all() -> None:
         for count in sorted(set(counts), reverse=True):
             kept[count] = await rotation.keep(members.in_use, count)
+            sized = _size(session, count)
             for number in range(rounds):
                 group = f"{count} instance{'' if count == 1 else 's'}"
-                measured = await session.measure(group, kept[count], number=number, rounds=rounds)
+                measured = await sized.measure(group, kept[count], number=number, rounds=rounds)
                 findings.measurements.append(measured)
                 if session.stop.is_set():
                     raise StoppedError("stopped")
                 by_count.setdefault(count, []).append(measured)
 
     await _attempt(findings, measure_all, lambda wait: rotation.restore(wait=wait), session)
-    _add_curve(findings, by_count, kept, session.load.request_rate)
+    _add_curve(findings, by_count, kept, session.load)
     if against is not None and not (findings.trouble or findings.left or findings.is_interrupted):
-        await _measure_whole(session, against, whole, findings, rounds=rounds)
+        await _measure_whole(_size(session, max(counts)), against, whole, findings, rounds=rounds)
     return findings
 
 
 async def run_compare(session: Session, swap: Swap, sides: Sequence[Side], *, rounds: int) -> Findings:
-    """Each configuration once in each round, A and B in turn. Raises ScalerError when it cannot begin."""
+    """Each configuration once in each round, A B B A and so on: a steady drift falls on both alike.
+
+    Raises ScalerError when it cannot begin.
+    """
     findings = Findings(names={side.key: side.name for side in sides})
     measured: dict[str, list[Measurement]] = {side.key: [] for side in sides}
     swap.open()
 
     async def measure_all() -> None:
         for number in range(rounds):
-            for side in sides:
+            for side in sides if number % 2 == 0 else reversed(sides):
                 await swap.put(side.content)
                 group = f"{side.key} ({side.name})"
                 one = await session.measure(group, number=number, rounds=rounds)
@@ -117,6 +122,10 @@ async def run_compare(session: Session, swap: Swap, sides: Sequence[Side], *, ro
             [one.summary for one in before[:whole]], [one.summary for one in after[:whole]]
         )
     return findings
+
+
+def _size(session: Session, count: int) -> Session:
+    return replace(session, load=session.load.for_instances(count))
 
 
 async def _measure_whole(
@@ -175,7 +184,7 @@ def _add_curve(
     findings: Findings,
     by_count: Mapping[int, Sequence[Measurement]],
     kept: Mapping[int, tuple[str, ...]],
-    request_rate: float | None,
+    load: Load,
 ) -> None:
     measured = [
         Measured(
@@ -183,10 +192,12 @@ def _add_curve(
             names=kept[count],
             output_tokens_per_sec=tuple(one.summary.output_tokens_per_sec for one in several),
             requests_per_sec=tuple(one.summary.requests_per_sec for one in several),
+            clients=load.for_instances(count).clients,
+            failed_share=sum(one.summary.failed_share for one in several) / len(several),
         )
         for count, several in by_count.items()
     ]
-    findings.curve = draw_curve(measured, request_rate=request_rate) if measured else None
+    findings.curve = draw_curve(measured, request_rate=load.request_rate) if measured else None
 
 
 def findings_document(findings: Findings) -> dict[str, Any]:
@@ -196,6 +207,8 @@ def findings_document(findings: Findings) -> dict[str, Any]:
         "curve": findings.curve.document() if findings.curve is not None else None,
         "comparison": {
             "names": dict(findings.names),
+            "confidence": CONFIDENCE,
+            "notes": note_failures(findings.verdicts, findings.names),
             "verdicts": [
                 {
                     **one.document(),

@@ -11,18 +11,27 @@ from ovms_scaler.errors import InputError
 
 # An instance that brings less than half of what one alone does is not worth its place.
 KNEE_SHARE = 0.5
+# With fewer clients for each instance engines wait for requests rather than the other way round.
+_ENOUGH_CLIENTS = 16
 # From here on an open loop was served as fast as it asked, whoever served it.
 _SERVED_SHARE = 0.95
+# Where shares of failed requests are further apart, what was answered is not the same load.
+FAILED_APART = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """So many instances in rotation, and the output tokens per second of each run with them."""
+    """So many instances in rotation, and the output tokens per second of each run with them.
+
+    ``clients`` asked at once at most, None where nothing bounds them.
+    """
 
     instances: int
     names: tuple[str, ...]
     output_tokens_per_sec: tuple[float, ...]
     requests_per_sec: tuple[float, ...]
+    clients: int | None = None
+    failed_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +49,8 @@ class Point:
     speedup: float | None
     efficiency: float | None
     marginal: float | None
+    clients: int | None
+    failed_share: float
 
     def document(self) -> dict[str, Any]:
         shown = {name: getattr(self, name) for name in self.__slots__}
@@ -50,15 +61,18 @@ class Point:
 class Curve:
     """The points by number of instances.
 
-    ``knee`` is the number after which more bring little, None while they do not.
+    ``knee`` is the number after which more bring little, None while they do not. What is not
+    ``is_conclusive`` shows the load or its failures rather than the instances, and has none.
     """
 
     points: tuple[Point, ...]
     knee: int | None
     notes: tuple[str, ...]
+    is_conclusive: bool
 
     def document(self) -> dict[str, Any]:
         return {
+            "is_conclusive": self.is_conclusive,
             "points": [point.document() for point in self.points],
             "knee": self.knee,
             "notes": list(self.notes),
@@ -93,9 +107,18 @@ def draw_curve(measured: Sequence[Measured], *, request_rate: float | None) -> C
                 speedup=throughput.mean / single if single else None,
                 efficiency=throughput.mean / single / one.instances if single else None,
                 marginal=marginal,
+                clients=one.clients,
+                failed_share=one.failed_share,
             )
         )
-    return Curve(points=tuple(points), knee=find_knee(points), notes=_notes(ordered, request_rate))
+    notes = (*_note_served(ordered, request_rate), *_note_clients(ordered), *_note_failed(ordered))
+    is_conclusive = not notes and all(point.marginal is not None for point in points[1:])
+    return Curve(
+        points=tuple(points),
+        knee=find_knee(points) if is_conclusive else None,
+        notes=notes,
+        is_conclusive=is_conclusive,
+    )
 
 
 def find_knee(points: Sequence[Point]) -> int | None:
@@ -106,7 +129,7 @@ def find_knee(points: Sequence[Point]) -> int | None:
     return None
 
 
-def _notes(ordered: Sequence[Measured], request_rate: float | None) -> tuple[str, ...]:
+def _note_served(ordered: Sequence[Measured], request_rate: float | None) -> tuple[str, ...]:
     if request_rate is None or request_rate == float("inf"):
         return ()
     served = [
@@ -120,4 +143,31 @@ def _notes(ordered: Sequence[Measured], request_rate: float | None) -> tuple[str
         f"From {served[0]} instances on all of the {request_rate:g} requests per second were served: there "
         "the curve shows the load, not the instances. Use a higher --request-rate, or only "
         "--max-concurrency.",
+    )
+
+
+def _note_clients(ordered: Sequence[Measured]) -> tuple[str, ...]:
+    """In a closed loop more instances than clients can keep busy bring nothing, whatever they can do."""
+    few = [
+        one for one in ordered if one.clients is not None and one.clients < _ENOUGH_CLIENTS * one.instances
+    ]
+    if not few or len(ordered) < 2:
+        return ()
+    worst = few[-1]
+    clients = worst.clients or 0
+    return (
+        f"{clients} clients are {clients / worst.instances:.1f} for each of {worst.instances} instances, "
+        "too few to keep them busy: the curve shows the clients, not the instances. Leave out "
+        f"--max-concurrency and --num-prompts, or give {_ENOUGH_CLIENTS * worst.instances} or more.",
+    )
+
+
+def _note_failed(ordered: Sequence[Measured]) -> tuple[str, ...]:
+    shares = [one.failed_share for one in ordered]
+    if not shares or max(shares) - min(shares) <= FAILED_APART:
+        return ()
+    said = ", ".join(f"{one.failed_share * 100:.1f} % with {one.instances}" for one in ordered)
+    return (
+        f"REQUESTS FAILED, and not alike ({said}): the curve is of those that were answered, which were "
+        "not as many everywhere.",
     )

@@ -27,7 +27,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """A mean and where it lies with a confidence of 95 %; without ends when one figure is all there is."""
+    """A mean and where it lies, usually with 95 % confidence; without ends when there is one figure only."""
 
     mean: float
     low: float | None
@@ -64,16 +64,18 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
     return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
 
 
-def mean_interval(values: Sequence[float]) -> Interval:
+def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
     """Student's interval of the mean of independent figures."""
     mean = statistics.fmean(values)
     if len(values) < 2:
         return Interval(mean=mean, low=None, high=None)
-    half = student_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    half = student_quantile(len(values) - 1, confidence) * statistics.stdev(values) / math.sqrt(len(values))
     return Interval(mean=mean, low=mean - half, high=mean + half)
 
 
-def paired_ratio(before: Sequence[float], after: Sequence[float]) -> Interval | None:
+def paired_ratio(
+    before: Sequence[float], after: Sequence[float], confidence: float = CONFIDENCE
+) -> Interval | None:
     """How many times ``before`` is ``after``, from figures that belong together pair by pair.
 
     The geometric mean of the pairs' ratios, with Student's interval of their logarithms: what changes both
@@ -82,7 +84,7 @@ def paired_ratio(before: Sequence[float], after: Sequence[float]) -> Interval | 
     """
     if not before or len(before) != len(after) or min(*before, *after) <= 0:
         return None
-    logs = mean_interval([math.log(two / one) for one, two in zip(before, after, strict=True)])
+    logs = mean_interval([math.log(two / one) for one, two in zip(before, after, strict=True)], confidence)
     if logs.low is None or logs.high is None:
         return Interval(mean=math.exp(logs.mean), low=None, high=None)
     return Interval(mean=math.exp(logs.mean), low=math.exp(logs.low), high=math.exp(logs.high))

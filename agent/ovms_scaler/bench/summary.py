@@ -74,6 +74,12 @@ class Summary:
     client: ClientLoad
     is_interrupted: bool
 
+    @property
+    def failed_share(self) -> float:
+        """Of the requests that ended."""
+        ended = self.successful_requests + self.failed_requests
+        return self.failed_requests / ended if ended else 0.0
+
     def document(self) -> dict[str, Any]:
         shown: dict[str, Any] = {}
         for name in self.__slots__:

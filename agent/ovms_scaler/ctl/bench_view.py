@@ -26,12 +26,13 @@ def show_report(document: Document) -> None:
         tables.show("", _runs_table(measurements))
     if document["curve"] is not None:
         tables.show("", _curve_table(document["curve"]), "")
-        tables.show(cell(document["knee_text"]), *_sentences([document["whole_text"]]))
+        tables.show(*_sentences([document["knee_text"], document["whole_text"]]))
         tables.show(*_sentences(document["curve"]["notes"], "bold yellow"))
     if document["comparison"] is not None:
         names = document["comparison"]["names"]
         tables.show("", *(cell(f"{key}: {name}") for key, name in names.items()), "")
         tables.show(*(cell(verdict["text"]) for verdict in document["comparison"]["verdicts"]))
+        tables.show(*_sentences(document["comparison"]["notes"], "bold yellow"))
     _show_warnings(document)
 
 

@@ -51,7 +51,7 @@ class Request:
 def bench(request: Request) -> Document:
     """Measure, and return the report. Raises ScalerError when there is nothing to report."""
     place = find_place(request.wish, request.socket)
-    sample = read_sample(request.load)
+    sample = read_sample(request.load.for_instances(max(request.scale, default=1)))
     return asyncio.run(_bench(request, place, sample))
 
 

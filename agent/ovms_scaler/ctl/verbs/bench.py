@@ -17,17 +17,15 @@ if TYPE_CHECKING:
 _FILE = click.Path(path_type=Path, dir_okay=False)
 # The loads of those who published figures: 14 to 40 tokens in and 256 out, and what ShareGPT is on average.
 _WORKLOADS = {"short": ("14-40", "256"), "sharegpt": ("~220", "~183")}
-_CONCURRENCY = 32
+_PROMPTS, _CONCURRENCY = 200, 32
 
 
 @click.command()
 @click.option(
     "--num-prompts",
     type=click.IntRange(1, 1_000_000),
-    default=200,
-    show_default=True,
     metavar="N",
-    help="Requests to measure.",
+    help="Requests to measure. [default: 200, with --scale for each instance]",
 )
 @click.option(
     "--request-rate",
@@ -39,7 +37,8 @@ _CONCURRENCY = 32
     "--max-concurrency",
     type=click.IntRange(1, 100_000),
     metavar="N",
-    help="At most so many at once; alone, so many clients that wait for answers. [default: 32]",
+    help="At most so many at once; alone, so many clients that wait for answers. "
+    "[default: 32, with --scale for each instance]",
 )
 @click.option(
     "--dataset-path",
@@ -125,7 +124,7 @@ _CONCURRENCY = 32
     "--rounds",
     type=click.IntRange(1, 100),
     metavar="N",
-    help="Measure so often. [default: 3 with --compare, else 1]",
+    help="Measure so often. [default: 4 with --compare, else 1]",
 )
 @click.option("--allow-outage", is_flag=True, help="Also when nobody serves for a while because of it.")
 @click.option(
@@ -223,13 +222,13 @@ def _make_request(
             is_insecure=insecure,
             timeout_sec=options["timeout_sec"],
         ),
-        load=_make_load(**options),
+        load=_make_load(**options, is_scaled=bool(scale_text)),
         workers=options["workers"],
         num_warmups=options["num_warmups"],
         scale=_checked("--scale", scale_text, parse_scale) if scale_text else (),
         compare=compare or None,
         against_whole=against_whole,
-        rounds=rounds or (3 if compare else 1),
+        rounds=rounds or (4 if compare else 1),
         command=(PROGRAM, *sys.argv[1:]),
     )
 
@@ -258,7 +257,7 @@ def _check_together(
 
 def _make_load(
     *,
-    num_prompts: int,
+    num_prompts: int | None,
     request_rate: float | None,
     max_concurrency: int | None,
     dataset_path: Path | None,
@@ -266,6 +265,7 @@ def _make_load(
     input_len: str | None,
     output_len: str | None,
     ignore_eos: bool | None,
+    is_scaled: bool,
     **options: Any,
 ) -> "Load":
     from ovms_scaler.bench.lengths import parse_lengths
@@ -273,12 +273,15 @@ def _make_load(
 
     if dataset_path is not None and input_len:
         raise click.UsageError("--input-len is of synthetic prompts: not with --dataset-path")
+    scales_clients = is_scaled and request_rate is None and max_concurrency is None
     if request_rate is None and max_concurrency is None:
         max_concurrency = _CONCURRENCY
     usual_input, usual_output = _WORKLOADS[workload]
     answers = output_len or (None if dataset_path is not None else usual_output)
     return Load(
-        num_prompts=num_prompts,
+        num_prompts=num_prompts or _PROMPTS,
+        scales_clients=scales_clients,
+        scales_prompts=scales_clients and num_prompts is None,
         request_rate=request_rate,
         max_concurrency=max_concurrency,
         seed=options["seed"],
