@@ -32,6 +32,12 @@ gpus = ["0000:03:00.0"]
 """
 
 
+def test_what_is_no_toml_is_told() -> None:
+    with pytest.raises(InputError, match="the configuration is not TOML: ") as refused:
+        make_whole("[[pool]\n")
+    assert refused.value.hint == "ovms-scalerctl check-config"
+
+
 def test_pools_on_nodes_become_whole_and_nothing_else_changes() -> None:
     wanted = tomllib.loads(CONFIG)
     chat = wanted["pool"][0]

@@ -16,6 +16,8 @@ import pytest
 from bench_lab import MODEL, Caller, Front, Script, good, serving, text
 from ctl_lab import CTL, Ctl, FakeAgent, instance, status
 
+from ovms_scaler.ctl.bench_config import name_sides
+
 Call = Callable[..., Any]
 Process = subprocess.Popen[str]
 SMALL = ("--num-prompts", "8", "--max-concurrency", "2", "--output-len", "2", "--workers", "1")
@@ -72,6 +74,9 @@ def told(agent: FakeAgent, *endpoints: dict[str, object], **changes: object) -> 
     [
         (["--num-prompts", "0"], "num-prompts"),
         (["--request-rate", "0"], "request-rate"),
+        (["--request-rate", "nan"], "'nan' is not a number"),
+        (["--timeout", "nan"], "'nan' is not a number"),
+        (["--temperature", "nan"], "'nan' is not a number"),
         (["--input-len", "40-14"], "--input-len: a length must be from 1"),
         (["--dataset-path", "x", "--input-len", "5"], "--input-len is of synthetic prompts"),
         (["--scale", "1-4"], "--scale: numbers of instances must be like 1,2,4"),
@@ -166,7 +171,9 @@ async def html(caller: Caller) -> None:
         (good, {"data": [{"id": "a"}, {"id": "b"}]}, [], "choose one with --model: a, b"),
         (no_model, "?", ["--model", "x"], "HTTP 404: Mediapipe graph definition"),
         (html, "?", ["--model", "x"], "the answer is text/html, not text/event-stream"),
-        (good, "?", [], "does not say which models it serves"),
+        (good, "?", [], "does not say which models it serves (HTTP 404)"),
+        (good, "?", [], "hint: the URL ends with /v3 for OVMS"),
+        (good, 503, [], "nobody can say which models are served\n  hint: ovms-scalerctl status"),
     ],
 )
 def test_a_front_that_cannot_be_measured_is_told(
@@ -174,7 +181,8 @@ def test_a_front_that_cannot_be_measured_is_told(
 ) -> None:
     front.script = script
     if gets is not None:
-        front.gets["/v3/models"] = (200 if isinstance(gets, dict) else 404, gets)
+        status = gets if isinstance(gets, int) else 200 if isinstance(gets, dict) else 404
+        front.gets["/v3/models"] = (status, gets)
     refused = ctl("bench", *SMALL, "--url", front.url, "--socket", "/nowhere", *arguments)
     assert (refused.status, refused.out) == (1, "")
     assert said in refused.err
@@ -203,6 +211,11 @@ def test_without_an_agent_it_says_what_to_type(ctl: Ctl) -> None:
             ({}, {"upstream": "code", "serves": "org/code"}),
             (),
             "several models are served: org/code, org/tiny",
+        ),
+        (
+            ({}, {"upstream": "code", "serves": "org/code"}),
+            ("--model", "org/tinny"),
+            "no model 'org/tinny' is served here\n  hint: did you mean --model org/tiny?",
         ),
         (({"needs_api_key": True},), (), "needs an API key"),
     ],
@@ -244,7 +257,8 @@ def test_a_dataset_that_is_none_is_told(content: bytes | None, said: str, ctl: C
 def test_conversations_are_asked(front: Front, ctl: Ctl, tmp_path: Path) -> None:
     turns = [{"value": "What is the answer to it?"}, {"value": "It is 42, as you know very well."}]
     file = tmp_path / "data.json"
-    file.write_text(json.dumps([{"conversations": turns}]))
+    # As a file from Windows begins.
+    file.write_text("\ufeff" + json.dumps([{"conversations": turns}]), encoding="utf-8")
     small = ("--num-prompts", "3", "--max-concurrency", "1", "--num-warmups", "1", "--workers", "1")
     measured = ctl("bench", *small, "--url", front.url, "--socket", "/nowhere", "--dataset-path", file)
     assert measured.status == 0
@@ -278,10 +292,51 @@ def test_configurations_are_checked_before_anything_is_changed(
     before = config.read_bytes()
     refused = ctl("bench", *SMALL, "--compare", config, wrong, "--allow-outage", "--socket", agent.socket)
     assert refused.status == 1
-    assert "modle_path" in refused.err
+    assert f"{wrong}: pool[0].modle_path" in refused.err
+    assert "bench-check" not in refused.err
     assert config.read_bytes() == before
     assert sorted(path.name for path in config.parent.iterdir()) == ["config.toml", "wrong.toml"]
     assert not [request for request in agent.requests if request.startswith("POST")]
+
+
+def test_a_url_that_is_none_is_told(ctl: Ctl) -> None:
+    refused = ctl("bench", "--url", "http://[::1/v3", "--socket", "/nowhere")
+    assert refused.status == 1
+    assert "cannot use the URL 'http://[::1/v3'" in refused.err
+
+
+def test_a_configuration_that_is_not_in_force_is_not_put_in_force(
+    front: Front, agent: FakeAgent, ctl: Ctl, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told(agent, endpoint(front), config={"file": str(config), "error": ""})
+    monkeypatch.setattr("ovms_scaler.releases.releases.is_taken", lambda _: False)
+    refused = ctl("bench", *SMALL, "--compare", config, config, "--allow-outage", "--socket", agent.socket)
+    assert refused.status == 1
+    assert f"{config} has changed since the agent took it" in refused.err
+    assert not [request for request in agent.requests if request.startswith("POST")]
+
+
+def test_a_file_that_is_no_toml_has_no_whole_one(
+    front: Front, agent: FakeAgent, ctl: Ctl, config: Path
+) -> None:
+    told(agent, endpoint(front), config={"file": str(config), "error": ""})
+    config.write_text("[[pool]\n")
+    arguments = ("--scale", "1", "--against-whole", "--allow-outage", "--socket", agent.socket)
+    refused = ctl("bench", *SMALL, *arguments)
+    assert refused.status == 1
+    assert str(config) in refused.err
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "names"),
+    [
+        ("/a/x.toml", "/b/y.toml", ("x.toml", "y.toml")),
+        ("/a/x.toml", "/b/x.toml", ("/a/x.toml", "/b/x.toml")),
+        ("x.toml", "x.toml", ("x.toml, the first", "x.toml, the second")),
+    ],
+)
+def test_sides_can_be_told_apart(one: str, two: str, names: tuple[str, str]) -> None:
+    assert name_sides(Path(one), Path(two)) == names
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])

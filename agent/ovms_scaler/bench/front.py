@@ -36,32 +36,46 @@ async def find_front(endpoint: Endpoint) -> Front:
     except (OSError, ValueError) as error:
         raise InputError(f"cannot use the certificates of {endpoint.ca_file}: {error}") from error
     try:
-        models = await _read_models(client, endpoint)
+        status, models = await _read_models(client, endpoint)
         engine = await _read_engine(Client(replace(endpoint, url=_root(endpoint.url))))
     finally:
         await client.close()
-    return Front(
-        endpoint=replace(endpoint, model=choose_model(endpoint.model, models, endpoint.url)), engine=engine
-    )
+    return Front(endpoint=replace(endpoint, model=choose_model(endpoint, status, models)), engine=engine)
 
 
-def choose_model(wanted: str, served: Sequence[str] | None, url: str) -> str:
-    """The model to ask for; ``served`` None when the front does not tell. Raises InputError."""
+def choose_model(endpoint: Endpoint, status: int, served: Sequence[str] | None) -> str:
+    """The model to ask for; ``served`` None when the front answered with ``status`` and does not tell.
+
+    Raises InputError, and HostError when nobody behind the front can tell.
+    """
+    wanted, url = endpoint.model, endpoint.url
+    if served is None and status >= 500:
+        message = "nobody can say which models are served"
+        raise explain_failure(endpoint, Failure(kind=Kind.status, status=status, message=message))
     if served is None:
         if not wanted:
-            raise InputError(f"{url} does not say which models it serves", hint="name one with --model")
+            raise InputError(
+                f"{url} does not say which models it serves (HTTP {status})",
+                hint="the URL ends with /v3 for OVMS, as http://server:8000/v3; else name one with --model",
+            )
         return wanted
     if wanted in served:
         return wanted
-    listed = ", ".join(served)
     if wanted:
-        close = difflib.get_close_matches(wanted, served, n=1)
-        hint = f"did you mean --model {close[0]}?" if close else f"it serves {listed or 'none'}; {_LOOK}"
-        raise InputError(f"no model {wanted!r} is served at {url}", hint=hint)
+        raise explain_model(wanted, served, f"at {url}")
+    listed = ", ".join(served)
     if len(served) != 1:
         what = f"{len(served)} models are served at {url}" if served else f"no model is served at {url}"
         raise InputError(what, hint=f"choose one with --model: {listed}" if served else _LOOK)
     return served[0]
+
+
+def explain_model(wanted: str, served: Sequence[str], where: str) -> InputError:
+    """That there is no such model, and which there are."""
+    close = difflib.get_close_matches(wanted, served, n=1)
+    listed = ", ".join(served) or "none"
+    hint = f"did you mean --model {close[0]}?" if close else f"it serves {listed}; {_LOOK}"
+    return InputError(f"no model {wanted!r} is served {where}", hint=hint)
 
 
 def explain_failure(endpoint: Endpoint, failure: Failure) -> HostError:
@@ -85,7 +99,8 @@ def explain_failure(endpoint: Endpoint, failure: Failure) -> HostError:
     return HostError(f"cannot measure {endpoint.url}: {failure.label}{message}", hint=hint)
 
 
-async def _read_models(client: Client, endpoint: Endpoint) -> tuple[str, ...] | None:
+async def _read_models(client: Client, endpoint: Endpoint) -> tuple[int, tuple[str, ...] | None]:
+    """The status of the answer and what it lists, None where it is no list."""
     try:
         status, body = await client.look("/models")
     except aiohttp.ClientConnectorError as error:
@@ -105,9 +120,9 @@ async def _read_models(client: Client, endpoint: Endpoint) -> tuple[str, ...] | 
         )
     try:
         listed = json.loads(body)["data"] if status == 200 else None
-        return None if listed is None else tuple(str(one["id"]) for one in listed)
+        return status, None if listed is None else tuple(str(one["id"]) for one in listed)
     except (ValueError, LookupError, TypeError, RecursionError):
-        return None
+        return status, None
 
 
 async def _read_engine(client: Client) -> str | None:

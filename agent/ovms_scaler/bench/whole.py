@@ -17,9 +17,14 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 def make_whole(text: str) -> str:
     """The configuration with ``placement = "whole"`` in each pool on NUMA nodes.
 
-    Raises InputError without any.
+    Raises InputError without any, and when it is not TOML.
     """
-    document = tomllib.loads(text)
+    try:
+        document = tomllib.loads(text)
+    except ValueError as error:
+        raise InputError(
+            f"the configuration is not TOML: {error}", hint="ovms-scalerctl check-config"
+        ) from error
     pools = document.get("pool", [])
     changed = [pool for pool in pools if pool.get("placement", Placement.numa) == Placement.numa]
     if not changed:

@@ -2,17 +2,24 @@
 """The configurations that are compared: the agent must accept each before the first is put in force."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ovms_scaler.bench.whole import make_whole
-from ovms_scaler.errors import HostError, RefusedError
+from ovms_scaler.errors import ConfigError, HostError, RefusedError
 
 Document = Mapping[str, Any]
 
 
 def find_config(status: Document) -> Path:
-    """The configuration file of an agent whose configuration may be changed now. Raises RefusedError."""
+    """The configuration file of an agent whose configuration may be changed now.
+
+    Raises RefusedError, and ConfigError where the file is not what the agent goes by.
+    """
+    from ovms_scaler.config import read_config
+    from ovms_scaler.releases.releases import is_taken
+
     if (status.get("orders") or {}).get("paused_since") is not None:
         raise RefusedError(
             "cannot change the configuration: the agent is paused", hint="ovms-scalerctl resume"
@@ -22,7 +29,13 @@ def find_config(status: Document) -> Path:
         raise RefusedError(
             f"cannot begin: the configuration is not accepted: {error}", hint="ovms-scalerctl check-config"
         )
-    return Path(str(config.get("file")))
+    file = Path(str(config.get("file")))
+    if not is_taken(read_config(file)):
+        raise RefusedError(
+            f"cannot begin: {file} has changed since the agent took it, and would be in force afterwards",
+            hint="ovms-scalerctl plan; then: ovms-scalerctl reload --wait",
+        )
+    return file
 
 
 def read_other_config(path: Path, file: Path) -> bytes:
@@ -31,8 +44,17 @@ def read_other_config(path: Path, file: Path) -> bytes:
         content = path.read_bytes()
     except OSError as error:
         raise HostError(f"cannot read {path}: {error.strerror}", hint="--compare A.toml B.toml") from error
-    _check(content, file)
+    _check(content, file, name=str(path))
     return content
+
+
+def name_sides(one: Path, two: Path) -> tuple[str, str]:
+    """Names by which people tell them apart, as short as can be."""
+    if one.name != two.name:
+        return one.name, two.name
+    if one != two:
+        return str(one), str(two)
+    return f"{one.name}, the first", f"{two.name}, the second"
 
 
 def read_whole_config(file: Path) -> bytes:
@@ -41,12 +63,15 @@ def read_whole_config(file: Path) -> bytes:
         content = make_whole(file.read_text()).encode()
     except (OSError, UnicodeDecodeError) as error:
         raise HostError(f"cannot read {file}: {error}", hint="run this as root") from error
-    _check(content, file)
+    _check(content, file, name=f'{file} with placement = "whole"')
     return content
 
 
-def _check(content: bytes, file: Path) -> None:
-    """Judge it beside the other one, as config.d there counts. Raises ConfigError and HostError."""
+def _check(content: bytes, file: Path, *, name: str) -> None:
+    """Judge it beside the other one, as config.d there counts.
+
+    Raises ConfigError, which has ``name`` for it, and HostError.
+    """
     from ovms_scaler.config import read_config
     from ovms_scaler.offline import preview
 
@@ -54,6 +79,9 @@ def _check(content: bytes, file: Path) -> None:
     try:
         beside.write_bytes(content)
         preview(read_config(beside))
+    except ConfigError as error:
+        renamed = (replace(one, file=one.file.replace(str(beside), name)) for one in error.problems)
+        raise ConfigError(renamed) from error
     except OSError as error:
         raise HostError(f"cannot write {beside}: {error.strerror}", hint="run this as root") from error
     finally:

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ovms_scaler.bench.client import Endpoint
+from ovms_scaler.bench.front import explain_model
 from ovms_scaler.ctl.client import read_status
 from ovms_scaler.errors import HostError, InputError, UnreachableError
 
@@ -52,7 +53,7 @@ def find_place(wish: Wish, socket: Path) -> Place:
         url, upstream = found["url"], found["upstream"]
         if found["needs_api_key"] and wish.api_key_file is None:
             raise InputError(f"{url} needs an API key", hint="--api-key-file FILE, as in table [proxy]")
-    if not url.startswith(("http://", "https://")) or not urlsplit(url).hostname:
+    if not url.startswith(("http://", "https://")) or not _find_host(url):
         raise InputError(f"cannot use the URL {url!r}", hint="for example http://127.0.0.1:8000/v3")
     endpoint = Endpoint(
         url=url,
@@ -77,7 +78,10 @@ def choose_endpoint(status: Mapping[str, Any], model: str) -> Mapping[str, Any]:
         )
     chosen = [one for one in endpoints if one["serves"] == model] or endpoints
     if len({one["upstream"] for one in chosen}) > 1:
-        listed = ", ".join(sorted(str(one["serves"]) for one in chosen))
+        served = sorted(str(one["serves"]) for one in chosen)
+        listed = ", ".join(served)
+        if model:
+            raise explain_model(model, served, "here")
         raise InputError(f"several models are served: {listed}", hint="choose one with --model")
     first: Mapping[str, Any] = chosen[0]
     return first
@@ -107,8 +111,16 @@ def _read_key(path: Path | None) -> str:
 
 
 def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
+    host = _find_host(url)
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _find_host(url: str) -> str:
+    """The host of a URL, "" where that is none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""

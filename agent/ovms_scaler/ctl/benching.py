@@ -20,7 +20,7 @@ from ovms_scaler.bench.rotation import StoppedError, find_members
 from ovms_scaler.bench.running import Findings, Side, run_compare, run_once, run_scale
 from ovms_scaler.bench.session import Session
 from ovms_scaler.bench.swapping import Swap
-from ovms_scaler.ctl.bench_config import find_config, read_other_config, read_whole_config
+from ovms_scaler.ctl.bench_config import find_config, name_sides, read_other_config, read_whole_config
 from ovms_scaler.ctl.bench_host import AgentHost
 from ovms_scaler.ctl.bench_place import Place, Wish, find_place, find_routed
 from ovms_scaler.ctl.bench_progress import BenchProgress
@@ -61,7 +61,7 @@ def read_sample(load: Load) -> Sample | None:
         return None
     path = Path(load.dataset_path)
     try:
-        with busy(f"reading {path}"), path.open(encoding="utf-8") as stream:
+        with busy(f"reading {path}"), path.open(encoding="utf-8-sig") as stream:
             blocks = iter(lambda: stream.read(_BLOCK_CHARS), "")
             return draw_sample(blocks, load.num_prompts, load.seed, name=str(path))
     except UnicodeDecodeError as error:
@@ -126,7 +126,7 @@ async def _measure(request: Request, place: Place, session: Session, host: Agent
     if request.compare is not None:
         file = find_config(status)
         one, two = (read_other_config(path, file) for path in request.compare)
-        names = [path.name for path in request.compare]
+        names = name_sides(*request.compare)
         sides = (
             Side(key="A", name=names[0], content=one),
             Side(key="B", name=names[1], content=two),

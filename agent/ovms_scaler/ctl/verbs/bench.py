@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The verb that measures."""
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,16 @@ _WORKLOADS = {"short": ("14-40", "256"), "sharegpt": ("~220", "~183")}
 _PROMPTS, _CONCURRENCY = 200, 32
 
 
+class _Number(click.FloatRange):
+    """What is no number is within no range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        converted = super().convert(value, param, ctx)
+        if math.isnan(converted):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return converted
+
+
 @click.command()
 @click.option(
     "--num-prompts",
@@ -29,7 +40,7 @@ _PROMPTS, _CONCURRENCY = 200, 32
 )
 @click.option(
     "--request-rate",
-    type=click.FloatRange(min=0, min_open=True),
+    type=_Number(min=0, min_open=True),
     metavar="R",
     help="Requests per second, by a Poisson process; inf for all at once.",
 )
@@ -71,7 +82,7 @@ _PROMPTS, _CONCURRENCY = 200, 32
 )
 @click.option(
     "--temperature",
-    type=click.FloatRange(0, 2),
+    type=_Number(0, 2),
     default=0.0,
     show_default=True,
     metavar="T",
@@ -100,7 +111,7 @@ _PROMPTS, _CONCURRENCY = 200, 32
 @click.option(
     "--timeout",
     "timeout_sec",
-    type=click.FloatRange(min=0.1),
+    type=_Number(min=0.1),
     default=3600.0,
     show_default=True,
     metavar="SEC",
