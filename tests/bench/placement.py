@@ -6,6 +6,9 @@ same program and model as plain units without affinity, each with as many thread
 is one for each core of the machine. Both are asked directly, by four clients each; prompts are long and
 answers short, so that the time goes into computing. In turns, on the same host; needs two cores at least.
 
+The model of the tests is so small that it leaves cores idle between requests, which an engine that is not bound
+can use: what is measured here is no reason to place or not to place a model of real size.
+
 This machine has one NUMA node. What memory of its own node is worth is not measured here: a server with
 several does that with ``ovms-scalerctl bench --scale 1,2,4,6 --against-whole --allow-outage``.
 """
@@ -26,7 +29,6 @@ from bench.measure import Measured
 MODEL, MODEL_PATH = "tiny/llama", "/srv/models/tiny"
 PORTS = (8003, 8004)
 ROUNDS, CLIENTS, PROMPTS, WORDS, TOKENS = 5, 4, 80, 200, 8
-GAIN_BUDGET = 1 / 1.15  # not placed : placed
 CONFIG = f"""\
 [[pool]]
 name = "chat"
@@ -53,7 +55,7 @@ def measure(release: str = "bookworm") -> Iterator[Measured]:
     yield Measured(name="prompt tokens/s, placed", samples=placed, unit="1/s")
     yield Measured(name="prompt tokens/s, not placed", samples=plain, unit="1/s")
     ratios = [loose / bound for bound, loose in rounds]
-    yield Measured(name="tokens/s, not placed : placed", samples=ratios, unit="x", budget=GAIN_BUDGET)
+    yield Measured(name="tokens/s, not placed : placed", samples=ratios, unit="x")
 
 
 def run_round(host: Host, seed: int) -> tuple[float, float]:

@@ -176,7 +176,7 @@ def measure_memory(host: Host, instances: int, rss: dict[int, float]) -> Iterato
             name=f"{what} of all processes, {instances} instances",
             samples=[used],
             unit="MB",
-            budget=RSS_BUDGET_MB if what == "Rss" and instances <= 64 else None,
+            budget=RSS_BUDGET_MB + RSS_GROWTH_BUDGET_MB * instances if what == "Rss" else None,
         )
 
 
