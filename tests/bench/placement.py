@@ -6,8 +6,8 @@ same program and model as plain units without affinity, each with as many thread
 is one for each core of the machine. Both are asked directly, by four clients each; prompts are long and
 answers short, so that the time goes into computing. In turns, on the same host; needs two cores at least.
 
-The model of the tests is so small that it leaves cores idle between requests, which an engine that is not bound
-can use: what is measured here is no reason to place or not to place a model of real size.
+The model of the tests is so small that it leaves cores idle between requests, which an engine that is not
+bound can use: what is measured here is no reason to place or not to place a model of real size.
 
 This machine has one NUMA node. What memory of its own node is worth is not measured here: a server with
 several does that with ``ovms-scalerctl bench --scale 1,2,4,6 --against-whole --allow-outage``.
