@@ -82,7 +82,7 @@ for entry in entries:
     print(json.dumps(entry), flush="--follow" in options)
 if "--follow" in options:
     while not os.path.exists(here + "/later"):
-        time.sleep(0.01)
+        time.sleep(0.01)  # inotify is not in the standard library; the real journalctl has it
     for entry in read(open(here + "/later")):
         print(json.dumps(entry), flush=True)
     if os.path.exists(here + "/stays"):

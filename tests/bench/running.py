@@ -70,7 +70,7 @@ for number in itertools.count():
         out.sendto(line.encode(), "/run/ovms-scaler/access/log.sock")
     except BlockingIOError:
         pass
-    due += 1 / rate
+    due += 1 / rate  # a steady rate is time that passes
     time.sleep(max(0.0, due - time.monotonic()))
 """
 # Whole processes, timed beside each other inside, where nothing but the process itself is in between.
@@ -238,7 +238,7 @@ def measure_idle(host: Host) -> list[float]:
     windows = []  # a share of time can only be had by letting time pass
     for _ in range(WINDOWS):
         begun, used = time.monotonic(), read_cpu(host)
-        time.sleep(WINDOW_SEC)
+        time.sleep(WINDOW_SEC)  # the window itself
         windows.append((read_cpu(host) - used) * WINDOW_SEC / (time.monotonic() - begun))
     return windows
 

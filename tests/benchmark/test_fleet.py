@@ -215,7 +215,10 @@ async def test_a_process_that_takes_nothing_in_is_replaced_by_the_others(
 
 
 async def test_a_client_that_hands_out_too_late_is_its_own_limit() -> None:
-    """The next request is due when its client has its answer, whoever hears of that when."""
+    """The next request is due when its client has its answer, whoever hears of that when.
+
+    The sleep is the planted slowness of the client.
+    """
     async with serving() as front:
         mine = load(num_prompts=12, max_concurrency=2)
         async with Fleet(front.endpoint(), mine, 2) as fleet:

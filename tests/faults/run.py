@@ -113,7 +113,7 @@ class Run:
         return time.monotonic() - self.fault_at
 
     def pause(self, seconds: float) -> None:
-        """Let the fault last."""
+        """Let the fault last, which is time that passes."""
         time.sleep(max(0.0, seconds))
 
     def kill(self, *engines: Engine, name: str = "KILL") -> None:

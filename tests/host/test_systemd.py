@@ -45,7 +45,7 @@ for line in sys.stdin:
     request = json.loads(line)
     with open("calls", "a") as calls: calls.write(request["call"] + "\\n")
     name = str(request["args"][-1])
-    if "slow" in name: time.sleep(0.4)
+    if "slow" in name: time.sleep(0.4)  # planted: a call to PID 1 that takes its time
     if "dies" in name: sys.exit(1)
     if "nonsense" in name: said.append("nonsense\\n")
     if "refused" in name:

@@ -165,7 +165,7 @@ class Guest(abc.ABC):
         while not self._holds(condition):
             if time.monotonic() > deadline:
                 raise LabError(f"waited {timeout_sec} s for {what} on {self.name!r}\n{self.diagnostics()}")
-            time.sleep(self.poll_sec)
+            time.sleep(self.poll_sec)  # the condition is any, and has no event
 
     def wait_for_journal(self, pattern: str, *, unit: str = "", timeout_sec: float = 30) -> str:
         """The first line in the journal of this boot that matches the extended regular expression."""
