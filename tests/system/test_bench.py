@@ -105,6 +105,26 @@ def test_a_curve_drains_and_takes_back(host: Host) -> None:
 
 
 @on_bookworm
+def test_a_curve_beside_one_unbound_instance(host: Host) -> None:
+    wait_until_routed(host, 2)
+    before = host.read(CONFIG)
+    begin(host, *LOAD, "--scale", "1,2", "--against-whole", "--allow-outage", "--num-prompts", "24")
+    status, report = end(host)
+    assert (status, report["trouble"], report["left"]) == (0, "", [])
+    groups = {one["group"]: set(one["summary"]["instances"]) for one in report["measurements"]}
+    assert list(groups)[:2] == ["2 instances", "1 instance"]
+    # One instance took the place of both, and did the load of both.
+    (unbound,) = groups['placement = "whole"']
+    assert unbound not in (ONE, OTHER)
+    # A simulated engine is as fast wherever it runs, and takes as many requests as it gets.
+    assert report["whole_ratio"] == pytest.approx(1, rel=0.3)
+    assert "one unbound instance" in report["whole_text"]
+    assert host.read(CONFIG) == before
+    wait_until_routed(host, 2)
+    assert {entry["id"] for entry in read_status(host)["instances"]} == {ONE, OTHER}
+
+
+@on_bookworm
 def test_what_was_drained_is_taken_back_after_a_sigterm(host: Host) -> None:
     wait_until_routed(host, 2)
     begin(host, *LOAD, "--scale", "1", "--num-prompts", "10000")
