@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is sent when: lengths, texts, times."""
 
+import math
 import random
 from itertools import pairwise
-from statistics import fmean, stdev
+from statistics import correlation, fmean, stdev
 
 import pytest
 from bench_lab import load
@@ -34,15 +35,45 @@ def test_an_infinite_rate_is_all_at_once() -> None:
 
 @pytest.mark.parametrize(
     ("text", "mean", "low", "high"),
-    [("256", 256, 256, 256), ("14-40", 27, 14, 40), ("~220", 220, 4, 1760), ("~183", 183, 4, 1464)],
+    [
+        ("256", 256, 256, 256),
+        ("14-40", 27, 14, 40),
+        ("~220", 220, 4, 1760),
+        ("~183", 183, 4, 1464),
+        ("~5", 5, 2, 40),
+        ("~3", 3, 1, 24),
+        ("~1", 1, 1, 8),
+        ("~100000", 100_000, 4, 131_072),
+        ("~131072", 131_072, 4, 131_072),
+    ],
 )
 def test_lengths_are_distributed_as_told(text: str, mean: float, low: int, high: int) -> None:
-    lengths, source = parse_lengths(text), random.Random(0)
-    drawn = [lengths.draw(source) for _ in range(20_000)]
-    assert fmean(drawn) == pytest.approx(mean, rel=0.03)
-    assert min(drawn) >= low
-    assert max(drawn) <= high
+    lengths = parse_lengths(text)
+    # What people run without another thought is as large as it is told, whatever the seed.
+    for seed in range(20):
+        drawn = lengths.draw(200, random.Random(seed))
+        assert fmean(drawn) == pytest.approx(mean, rel=0.02)
+        assert low <= min(drawn) <= max(drawn) <= high
     assert str(lengths) == text
+
+
+def test_a_long_tail_is_log_normal() -> None:
+    lengths = parse_lengths("~220")
+    drawn = sorted(lengths.draw(20_000, random.Random(0)))
+    # Of a log-normal distribution with a sigma of 1 the median is exp(-1/2) of the mean, and 84 % are
+    # up to e times the median.
+    assert drawn[10_000] == pytest.approx(220 * math.exp(-0.5), rel=0.05)
+    assert drawn[16_827] / drawn[10_000] == pytest.approx(math.e, rel=0.02)
+
+
+def test_lengths_come_in_no_order_and_alike_for_a_seed() -> None:
+    lengths = parse_lengths("~220")
+    one, again, other = (lengths.draw(200, random.Random(seed)) for seed in (1, 1, 2))
+    assert one == again != other
+    assert sorted(one) != sorted(other)
+    # Halves of a run are alike, and long prompts do not have long answers.
+    assert fmean(one[:100]) == pytest.approx(fmean(one[100:]), rel=0.5)
+    assert abs(correlation(one, other)) < 0.3
 
 
 @pytest.mark.parametrize("text", ["", "0", "-3", "40-14", "~14-40", "a", "1e3", "200000", "1-200000", "~0"])

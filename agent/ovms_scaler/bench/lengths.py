@@ -4,7 +4,9 @@
 import math
 import random
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from statistics import NormalDist, fmean
 
 from ovms_scaler.errors import InputError
 
@@ -13,6 +15,11 @@ MAX_LENGTH = 131_072
 _SIGMA = 1.0
 _TAIL = 8.0
 _SHORTEST = 4
+# Fine enough that what is cut off above and below, and rounded, counts as much as it will.
+_STEPS = 1000
+_HALVINGS = 50
+# From here on all are as short or as long as they may be.
+_REACH = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,17 +30,48 @@ class Lengths:
     high: int
     mean: float | None = None
 
-    def draw(self, source: random.Random) -> int:
-        """One length; the same source gives the same."""
+    def draw(self, count: int, source: random.Random) -> list[int]:
+        """So many lengths in no order; the same source gives the same.
+
+        The distribution is cut into as many parts of equal probability, and one length is drawn from each:
+        stratified sampling. Else 200 lengths with a long tail would be 20 % more or less than their mean,
+        by the seed, as a few long ones are there or not. What is cut off at ``low`` and ``high`` is made up
+        for by the middle, so the mean is ``mean`` all the same.
+        """
+        shares = [(index + source.random()) / count for index in range(count)]
+        source.shuffle(shares)
         if self.mean is None:
-            return source.randint(self.low, self.high)
-        drawn = source.lognormvariate(math.log(self.mean) - _SIGMA**2 / 2, _SIGMA)
-        return min(self.high, max(self.low, round(drawn)))
+            return [min(self.high, self.low + int(share * (self.high - self.low + 1))) for share in shares]
+        middle = self._find_middle()
+        return [self._at(score, middle) for score in _scores(shares)]
+
+    def _at(self, score: float, middle: float) -> int:
+        """The length so many standard deviations from the median, whose logarithm is ``middle``."""
+        return min(self.high, max(self.low, round(math.exp(middle + _SIGMA * score))))
+
+    def _find_middle(self) -> float:
+        """The logarithm of the median with which the lengths have their mean."""
+        scores = _scores((index + 0.5) / _STEPS for index in range(_STEPS))
+        below, above = math.log(self.low) - _REACH, math.log(self.high) + _REACH
+        for _ in range(_HALVINGS):
+            middle = (below + above) / 2
+            if fmean(self._at(score, middle) for score in scores) < (self.mean or 0.0):
+                below = middle
+            else:
+                above = middle
+        return (below + above) / 2
 
     def __str__(self) -> str:
         if self.mean is not None:
             return f"~{self.mean:g}"
         return str(self.low) if self.low == self.high else f"{self.low}-{self.high}"
+
+
+def _scores(shares: Iterable[float]) -> list[float]:
+    """Of a normal distribution, the values that these shares of all are below."""
+    normal = NormalDist()
+    # It has no value at the very ends.
+    return [normal.inv_cdf(min(max(share, 1e-12), 1 - 1e-12)) for share in shares]
 
 
 def parse_lengths(text: str) -> Lengths:
@@ -47,5 +85,5 @@ def parse_lengths(text: str) -> Lengths:
         raise InputError(f"a length must be from 1 to {MAX_LENGTH}, the smaller first, not {text!r}")
     if found["about"]:
         top = min(MAX_LENGTH, max(low, math.ceil(low * _TAIL)))
-        return Lengths(low=min(low, _SHORTEST), high=top, mean=float(low))
+        return Lengths(low=max(1, min(low // 2, _SHORTEST)), high=top, mean=float(low))
     return Lengths(low=low, high=high)

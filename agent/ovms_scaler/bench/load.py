@@ -108,11 +108,11 @@ def make_asks(
         texts = [one.prompt for one in chosen]
         prompts = marked_prompts(texts, nonce=nonce, shared_prefix=load.shared_prefix, start=start)
     else:
-        drawn = [load.input_len.draw(source) for _ in range(count)]
+        drawn = load.input_len.draw(count, source)
         lengths = [0] * count
         prompts = synthetic_prompts(drawn, nonce=nonce, shared_prefix=load.shared_prefix, start=start)
     if load.output_len is not None:
-        lengths = [load.output_len.draw(source) for _ in range(count)]
+        lengths = load.output_len.draw(count, source)
     is_open = load.request_rate is not None and not is_warmup
     due: Sequence[float | None] = [None] * count
     if is_open and load.request_rate is not None:
