@@ -193,6 +193,20 @@ async def test_what_is_no_http() -> None:
     assert (await fail(script)).kind in (Kind.nonsense, Kind.no_answer)
 
 
+async def test_a_name_of_an_instance_is_text_with_bounds() -> None:
+    async def script(caller: Caller) -> None:
+        name = b"\x80<" + b"x" * 4000
+        await caller.send(CHUNKED.encode().replace(b"chat-numa0", name))
+        await caller.chunk(text("one ") + usage(7, 1) + DONE)
+        await caller.send("0\r\n\r\n")
+
+    async with serving() as front:
+        front.script = script
+        exchange = await ask(front)
+    assert exchange.instance.startswith("\\udc80<xxx")
+    assert len(exchange.instance) < 100
+
+
 async def test_an_error_in_mid_stream_is_the_servers_own_word() -> None:
     async def script(caller: Caller) -> None:
         await caller.answer(text("one"), event({"error": {"message": "out of memory"}}))

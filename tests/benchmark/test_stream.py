@@ -100,6 +100,26 @@ def test_an_error_within_the_stream() -> None:
 
 
 @pytest.mark.parametrize(
+    "data",
+    [
+        b'event: error\ndata: {"message": "boom", "type": "server_error"}\n\n',
+        b"event: error\ndata: boom\n\n",
+        event({"object": "error", "message": "boom", "type": "server_error", "code": None}),
+    ],
+)
+def test_errors_in_the_forms_of_other_servers(data: bytes) -> None:
+    with pytest.raises(StreamError) as failed:
+        take(text("a"), data)
+    assert (failed.value.failure.kind, failed.value.failure.message) == (Kind.reported, "boom")
+
+
+def test_only_the_event_that_is_named_error_is_one() -> None:
+    with pytest.raises(StreamError):
+        read(b"event: ping\ndata: 1\n\nevent: error\ndata: 2\n\n")
+    assert read(b"event: error\n\ndata: 1\n\nevent: error\nevent: chunk\ndata: 2\n\n") == [b"1", b"2"]
+
+
+@pytest.mark.parametrize(
     ("document", "found"),
     [
         ({"error": {"message": "no", "type": "t", "code": "c"}}, ("no", "c")),
@@ -108,6 +128,7 @@ def test_an_error_within_the_stream() -> None:
             {"error": "Mediapipe graph definition is not found"},
             ("Mediapipe graph definition is not found", ""),
         ),
+        ({"object": "error", "message": "no", "type": "t", "code": 400}, ("no", "400")),
         ({"error": 7}, ("", "")),
         ([], ("", "")),
     ],

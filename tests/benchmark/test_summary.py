@@ -76,6 +76,27 @@ def test_errors_by_how_they_failed() -> None:
     ]
 
 
+def test_what_a_server_says_of_an_error_has_bounds_and_steers_no_terminal() -> None:
+    said = "one\ntwo\u202e" + "m" * 200_000
+    failure = Failure(kind=Kind.reported, code="\x1b[31m" + "c" * 2000, message=said)
+    assert failure.label.startswith("error within the stream (\\x1b[31mccc")
+    assert len(failure.label) < 100
+    assert failure.message.startswith("one\\ntwo\\u202emmm")
+    assert failure.message.endswith("m...")
+    assert len(failure.message) < 600
+    assert Failure(kind=Kind.cut, message=failure.message).message == failure.message
+
+
+def test_a_code_of_its_own_for_each_request_is_no_row_of_its_own() -> None:
+    several = [failed(Failure(kind=Kind.status, status=400, code=f"req-{number}")) for number in range(40)]
+    busy = [failed(Failure(kind=Kind.status, status=400, code="busy"))] * 3
+    done = run(*several, *busy)
+    rows = [(row.label, row.count) for row in summarise(done).errors]
+    assert rows[:2] == [("HTTP 400 (36 other codes)", 36), ("HTTP 400 (busy)", 3)]
+    assert len(rows) == 6
+    assert set(draw_series(done)["over_time"]["errors"]) == {label for label, _ in rows}
+
+
 def test_an_answer_of_one_token_has_no_time_per_further_token() -> None:
     found = summarise(run(outcome(generated_tokens=1, gaps_us=(), last_sec=1.5)))
     assert found.tpot_sec is None

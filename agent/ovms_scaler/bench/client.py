@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from ovms_scaler.bench.outcome import Failure, Kind
+from ovms_scaler.bench.outcome import MAX_WORD, Failure, Kind, plain_text
 from ovms_scaler.bench.stream import Answer, Events, StreamError, parse_error
 
 # What an error says is short; a page of somebody else's server is not wanted.
@@ -102,7 +102,7 @@ class Client:
         url = f"{self._endpoint.url}/chat/completions"
         async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
             exchange.has_begun = True
-            exchange.instance = response.headers.get("X-OVMS-Instance", "")
+            exchange.instance = plain_text(response.headers.get("X-OVMS-Instance", ""), MAX_WORD)
             if response.status != 200:
                 raise StreamError(await _read_error(response))
             if response.content_type != "text/event-stream":

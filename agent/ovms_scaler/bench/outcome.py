@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What came of one request."""
 
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+# Of what a server says: a sentence, and a word. It may be anybody's server, and say anything.
+MAX_MESSAGE, MAX_WORD = 500, 64
+# More codes than these are none, but numbers of requests or the like.
+_MAX_CODES = 5
 
 
 class Kind(StrEnum):
@@ -24,22 +30,31 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why it failed; ``status`` and ``code`` (OpenAI's) where there was an answer that said so."""
+    """Why it failed; ``status`` and ``code`` (OpenAI's) where there was an answer that said so.
+
+    Texts are cut, and have no control characters.
+    """
 
     kind: Kind
     status: int | None = None
     code: str = ""
     message: str = ""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", plain_text(self.message, MAX_MESSAGE))
+        object.__setattr__(self, "code", plain_text(self.code, MAX_WORD))
+
+    @property
+    def kind_label(self) -> str:
+        """The kind for people, without the code."""
+        if self.kind is not Kind.status:
+            return self.kind.value
+        return f"rejected: HTTP {self.status}" if self.status == 503 else f"HTTP {self.status}"
+
     @property
     def label(self) -> str:
         """The kind for people: what failed in the same way has the same."""
-        if self.kind is not Kind.status:
-            return f"{self.kind} ({self.code})" if self.code else self.kind.value
-        label = f"HTTP {self.status}"
-        if self.status == 503:
-            label = f"rejected: {label}"
-        return f"{label} ({self.code})" if self.code else label
+        return f"{self.kind_label} ({self.code})" if self.code else self.kind_label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +99,27 @@ class Outcome:
         if self.first_sec is None or self.last_sec is None or tokens < 2:
             return None
         return (self.last_sec - self.first_sec) / (tokens - 1)
+
+
+def group_failed(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
+    """What failed, by label; of one kind the most frequent codes only have labels of their own."""
+    codes: dict[str, Counter[str]] = defaultdict(Counter)
+    failed = [(one, one.failure) for one in outcomes if one.failure is not None]
+    for _, failure in failed:
+        codes[failure.kind_label][failure.code] += 1
+    kept = {label: dict(counts.most_common(_MAX_CODES)) for label, counts in codes.items()}
+    groups: dict[str, list[Outcome]] = defaultdict(list)
+    for one, failure in failed:
+        kind = failure.kind_label
+        others = f"{kind} ({len(codes[kind]) - _MAX_CODES} other codes)"
+        groups[failure.label if failure.code in kept[kind] else others].append(one)
+    return dict(groups)
+
+
+def plain_text(text: str, most: int) -> str:
+    """At most so many characters, each of which shows as it is: for terminals and pages alike."""
+    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text[: most + 1])
+    return shown if len(shown) <= most else shown[: most - 3] + "..."
 
 
 def outcome_document(outcome: Outcome) -> dict[str, Any]:

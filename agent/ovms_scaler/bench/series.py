@@ -4,7 +4,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from ovms_scaler.bench.outcome import Outcome
+from ovms_scaler.bench.outcome import Outcome, group_failed
 from ovms_scaler.bench.run import Run
 from ovms_scaler.bench.statistics import percentile
 
@@ -51,9 +51,12 @@ def over_time(run: Run) -> dict[str, Any]:
 
     tokens, ended = [0.0] * count, [0] * count
     errors: dict[str, list[int]] = {}
+    for label, failed in group_failed(run.outcomes).items():
+        counts = errors[label] = [0] * count
+        for one in failed:
+            counts[place(one.end_sec)] += 1
     for one in run.outcomes:
-        if one.failure is not None:
-            errors.setdefault(one.failure.label, [0] * count)[place(one.end_sec)] += 1
+        if not one.is_good:
             continue
         ended[place(one.end_sec)] += 1
         for at_sec, share in _arrivals(one):

@@ -25,9 +25,13 @@ class Events:
     def __init__(self) -> None:
         self._rest = bytearray()
         self._data: list[bytes] = []
+        self._name = b""
 
     def feed(self, received: bytes) -> list[bytes]:
-        """The data of each event that is complete now. Raises StreamError for a line without end."""
+        """The data of each event that is complete now.
+
+        Raises StreamError for a line without end, and for an event that is named error.
+        """
         self._rest += received
         *lines, rest = self._rest.split(b"\n")
         if len(rest) > MAX_EVENT_BYTES:
@@ -37,12 +41,20 @@ class Events:
         for line in lines:
             if line.endswith(b"\r"):
                 line = line[:-1]
-            if not line and self._data:
-                events.append(b"\n".join(self._data))
-                self._data = []
+            if not line:
+                events += self._end_event()
+            elif line.startswith(b"event:"):
+                self._name = bytes(line[6:]).strip()
             elif line.startswith(b"data:"):
                 self._data.append(bytes(line[5:].removeprefix(b" ")))
         return events
+
+    def _end_event(self) -> list[bytes]:
+        data, name = self._data, self._name
+        self._data, self._name = [], b""
+        if data and name == b"error":
+            raise StreamError(_read_reported(b"\n".join(data)))
+        return [b"\n".join(data)] if data else []
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,9 +83,8 @@ class Answer:
             chunk = None
         if not isinstance(chunk, dict):
             raise StreamError(Failure(kind=Kind.nonsense, message=f"not a chunk: {_excerpt(data)}"))
-        if chunk.get("error"):
-            message, code = parse_error(chunk)
-            raise StreamError(Failure(kind=Kind.reported, code=code, message=message or _excerpt(data)))
+        if chunk.get("error") or chunk.get("object") == "error":
+            raise StreamError(_read_reported(data))
         if isinstance(usage := chunk.get("usage"), dict):
             self.input_tokens = _count(usage.get("prompt_tokens"), self.input_tokens)
             self.generated_tokens = _count(usage.get("completion_tokens"), self.generated_tokens)
@@ -86,11 +97,26 @@ class Answer:
 
 
 def parse_error(document: object) -> tuple[str, str]:
-    """Message and code of an error in OpenAI's form, or in OVMS's ({"error": "..."}); "" for none."""
-    error = document.get("error") if isinstance(document, dict) else None
+    """Message and code of an error; "" for none.
+
+    In OpenAI's form, in OVMS's ({"error": "..."}), or that of others who leave "error" out and have the
+    message at the top, as vLLM did ({"object": "error", "message": "..."}).
+    """
+    if not isinstance(document, dict):
+        return "", ""
+    error = document.get("error", document)
     if isinstance(error, dict):
         return str(error.get("message") or ""), str(error.get("code") or error.get("type") or "")
     return (error, "") if isinstance(error, str) else ("", "")
+
+
+def _read_reported(data: bytes) -> Failure:
+    """What a server said was wrong in the middle of its stream, in whatever form."""
+    try:
+        message, code = parse_error(json.loads(data))
+    except (ValueError, RecursionError):
+        message, code = "", ""
+    return Failure(kind=Kind.reported, code=code, message=message or _excerpt(data))
 
 
 def _has_text(choices: object) -> bool:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run says: the rows of the report, what failed and how, and whether the client was the limit."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ovms_scaler.bench.outcome import Kind, Outcome
+from ovms_scaler.bench.outcome import Kind, Outcome, group_failed
 from ovms_scaler.bench.run import Run
 from ovms_scaler.bench.statistics import Spread, describe, percentile
 
@@ -123,12 +123,8 @@ def summarise(run: Run) -> Summary:
 
 def list_errors(outcomes: Iterable[Outcome]) -> tuple[ErrorRow, ...]:
     """What failed, the most frequent first."""
-    failed: dict[str, list[Outcome]] = defaultdict(list)
-    for one in outcomes:
-        if one.failure is not None:
-            failed[one.failure.label].append(one)
     rows = []
-    for label, several in failed.items():
+    for label, several in group_failed(outcomes).items():
         first = min(several, key=lambda one: one.end_sec)
         assert first.failure is not None
         row = ErrorRow(
