@@ -114,19 +114,34 @@ def test_nothing_but_failures_is_a_page_too() -> None:
     assert "not measured" in page
 
 
-def test_a_curve_with_its_knee() -> None:
+def scaled(rounds: int) -> Findings:
     measured = [
         Measured(
-            instances=count, names=("a",), output_tokens_per_sec=(rate, rate + 1), requests_per_sec=(1.0,)
+            instances=count,
+            names=("a",),
+            output_tokens_per_sec=tuple(rate + number for number in range(rounds)),
+            requests_per_sec=(1.0,),
         )
         for count, rate in ((1, 100.0), (2, 190.0), (4, 200.0))
     ]
-    findings = Findings(
+    return Findings(
         measurements=[measurement("1 instance"), measurement("2 instances")],
         curve=draw_curve(measured, request_rate=None),
         whole_ratio=1.5,
     )
-    page = render_report(document(findings))
+
+
+def test_a_curve_of_one_round_has_no_knee() -> None:
+    page = render_report(document(scaled(1)))
+    (curve, *_) = figures(page)
+    assert not any(one.text.startswith("knee") for one in curve.iter() if one.text)
+    assert "NO KNEE IS TOLD, as one round cannot tell it from chance" in page.partition("</header>")[0]
+    assert "The knee is at" not in page
+    assert page.count("one round</td>") == 5
+
+
+def test_a_curve_with_its_knee() -> None:
+    page = render_report(document(scaled(3)))
     (curve, *_) = figures(page)
     assert curve.get("aria-label") == "Output throughput by number of instances"
     assert any(one.text == "knee at 2" for one in curve.iter() if one.text)

@@ -17,12 +17,17 @@ from ovms_scaler.errors import InputError
 BASE = summarise(run(outcome()))
 
 
-def curve(*points: tuple[int, float], request_rate: float | None = None) -> Curve:
+def curve(
+    *points: tuple[int, float],
+    request_rate: float | None = None,
+    noise: tuple[float, ...] = (-0.002, 0.0, 0.002),
+) -> Curve:
+    """As many rounds as ``noise`` has shares, by which each is off."""
     measured = [
         Measured(
             instances=count,
             names=("a",) * count,
-            output_tokens_per_sec=(rate,),
+            output_tokens_per_sec=tuple(rate * (1 + share) for share in noise),
             requests_per_sec=(rate / 10,),
         )
         for count, rate in points
@@ -33,9 +38,10 @@ def curve(*points: tuple[int, float], request_rate: float | None = None) -> Curv
 def test_a_curve_in_whatever_order_it_was_measured() -> None:
     drawn = curve((4, 350.0), (1, 100.0), (2, 190.0))
     assert [point.instances for point in drawn.points] == [1, 2, 4]
-    assert [point.speedup for point in drawn.points] == [1.0, 1.9, 3.5]
-    assert [point.efficiency for point in drawn.points] == [1.0, 0.95, 0.875]
-    assert [point.marginal for point in drawn.points] == [None, pytest.approx(0.9), pytest.approx(0.8)]
+    assert [point.speedup for point in drawn.points] == pytest.approx([1.0, 1.9, 3.5])
+    assert [point.efficiency for point in drawn.points] == pytest.approx([1.0, 0.95, 0.875])
+    marginals = [point.marginal and point.marginal.mean for point in drawn.points]
+    assert marginals == [None, pytest.approx(0.9), pytest.approx(0.8)]
 
 
 @pytest.mark.parametrize(
@@ -53,6 +59,64 @@ def test_the_knee_is_where_the_next_bring_less_than_half(
     points: tuple[tuple[int, float], ...], knee: int | None
 ) -> None:
     assert curve(*points).knee == knee
+
+
+def test_one_round_tells_no_knee() -> None:
+    found = curve((1, 100.0), (2, 149.0), noise=(0.0,))
+    assert (found.knee, found.is_conclusive) == (None, False)
+    assert found.notes == (
+        "NO KNEE IS TOLD, as one round cannot tell it from chance: by these figures alone it would be at 1. "
+        "Give --rounds 3 or more.",
+    )
+    (note,) = curve((1, 100.0), (2, 190.0), noise=(0.0,)).notes
+    assert "by these figures alone it would not come up to 2." in note
+    assert curve((1, 100.0), noise=(0.0,)).notes == ()
+
+
+def test_a_knee_within_the_noise_is_none() -> None:
+    rounds = {1: (80.0, 120.0), 2: (130.0, 166.0)}
+    measured = [
+        Measured(instances=count, names=("a",), output_tokens_per_sec=rates, requests_per_sec=(1.0, 1.0))
+        for count, rates in rounds.items()
+    ]
+    found = draw_curve(measured, request_rate=None)
+    assert (found.knee, found.is_conclusive) == (None, False)
+    (note,) = found.notes
+    assert note.startswith("NO KNEE IS TOLD, as it is within the noise: from 1 to 2 instances each further")
+    assert note.endswith("and the knee is at 50 %. Give more --rounds, or more --num-prompts.")
+
+
+def test_noise_after_the_knee_does_not_matter() -> None:
+    # What the last ones bring may be more than half or less; the knee was before.
+    measured = [
+        Measured(instances=count, names=("a",), output_tokens_per_sec=rates, requests_per_sec=(1.0,) * 3)
+        for count, rates in (
+            (1, (99.0, 100.0, 101.0)),
+            (2, (109.0, 110.0, 111.0)),
+            (3, (120.0, 160.0, 200.0)),
+        )
+    ]
+    found = draw_curve(measured, request_rate=None)
+    assert (found.knee, found.is_conclusive, found.notes) == (1, True, ())
+
+
+def test_a_knee_that_is_none_is_hardly_ever_told() -> None:
+    """Four numbers of instances without a knee, but near to one, and rounds with 5 % of noise."""
+    source = random.Random(1)
+
+    def draw() -> Curve:
+        measured = [
+            Measured(
+                instances=count,
+                names=("a",),
+                output_tokens_per_sec=tuple(rate * source.gauss(1.0, 0.05) for _ in range(3)),
+                requests_per_sec=(1.0,) * 3,
+            )
+            for count, rate in ((1, 100.0), (2, 155.0), (3, 210.0), (4, 265.0))
+        ]
+        return draw_curve(measured, request_rate=None)
+
+    assert sum(draw().knee is not None for _ in range(400)) <= 400 * 0.05
 
 
 def test_the_first_point_stands_for_one_where_one_alone_was_not_measured() -> None:
@@ -81,7 +145,7 @@ def clients(count: int | None, **changes: float) -> Curve:
         Measured(
             instances=number,
             names=("a",) * number,
-            output_tokens_per_sec=(rate,),
+            output_tokens_per_sec=(rate, rate + 1, rate - 1),
             requests_per_sec=(1.0,),
             clients=count,
             failed_share=changes.get(f"failed_{number}", 0.0),

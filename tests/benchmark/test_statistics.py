@@ -2,14 +2,17 @@
 """Figures against values that were computed by hand or are in tables."""
 
 import math
+import random
 
 import pytest
 
 from ovms_scaler.bench.statistics import (
+    contrast_interval,
     describe,
     mean_interval,
     paired_ratio,
     percentile,
+    ratio_of_means,
     student_quantile,
 )
 
@@ -75,3 +78,51 @@ def test_a_ratio_that_changes_sides_is_not_sure() -> None:
 )
 def test_no_ratio_of_what_is_missing_or_nothing(before: list[float], after: list[float]) -> None:
     assert paired_ratio(before, after) is None
+
+
+def test_a_contrast_of_two_means_is_welchs() -> None:
+    """Three figures with a variance of 1 beside five with one of 10."""
+    before, after = [9.0, 10.0, 11.0], [12.0, 20.0, 16.0, 18.0, 14.0]
+    found = contrast_interval([(-1.0, before), (1.0, after)])
+    # Errors are 1 / 3 and 10 / 5; (7 / 3)^2 / ((1 / 3)^2 / 2 + 2^2 / 4) is 5.16, of which 5 count.
+    half = 2.571 * math.sqrt(7 / 3)
+    assert (found.mean, found.low, found.high) == pytest.approx((6.0, 6.0 - half, 6.0 + half), abs=0.001)
+
+
+def test_a_contrast_of_what_was_seen_once_has_no_ends() -> None:
+    found = contrast_interval([(2.0, [1.0]), (1.0, [3.0, 5.0])])
+    assert (found.mean, found.low, found.high) == (6.0, None, None)
+
+
+def test_a_contrast_of_what_does_not_vary_is_sure() -> None:
+    found = contrast_interval([(1.0, [3.0, 3.0]), (-1.0, [1.0, 1.0])])
+    assert (found.mean, found.low, found.high) == (2.0, 2.0, 2.0)
+
+
+def test_a_contrast_is_wrong_as_seldom_as_it_says() -> None:
+    source = random.Random(1)
+
+    def draw(count: int, deviation: float) -> list[float]:
+        return [source.gauss(10.0, deviation) for _ in range(count)]
+
+    intervals = [contrast_interval([(-1.0, draw(3, 1.0)), (1.0, draw(3, 3.0))]) for _ in range(1000)]
+    missed = sum(not (one.low or 0.0) <= 0.0 <= (one.high or 0.0) for one in intervals)
+    assert missed <= 50
+
+
+def test_a_ratio_of_what_does_not_belong_together() -> None:
+    found = ratio_of_means([100.0, 102.0, 98.0], [50.0, 51.0, 49.0])
+    assert found is not None
+    assert found.low is not None
+    assert found.high is not None
+    assert found.mean == pytest.approx(2.0, rel=0.001)
+    assert 1.9 < found.low < 2.0 < found.high < 2.1
+    once = ratio_of_means([100.0], [50.0])
+    assert once is not None
+    assert once.mean == pytest.approx(2.0)
+    assert (once.low, once.high) == (None, None)
+
+
+@pytest.mark.parametrize(("first", "second"), [([], [1.0]), ([1.0], []), ([1.0], [0.0]), ([0.0], [1.0])])
+def test_no_ratio_of_nothing(first: list[float], second: list[float]) -> None:
+    assert ratio_of_means(first, second) is None

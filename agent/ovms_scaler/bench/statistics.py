@@ -84,7 +84,46 @@ def paired_ratio(
     """
     if not before or len(before) != len(after) or min(*before, *after) <= 0:
         return None
-    logs = mean_interval([math.log(two / one) for one, two in zip(before, after, strict=True)], confidence)
+    ratios = [math.log(two / one) for one, two in zip(before, after, strict=True)]
+    return _from_logarithm(mean_interval(ratios, confidence))
+
+
+def contrast_interval(
+    terms: Sequence[tuple[float, Sequence[float]]], confidence: float = CONFIDENCE
+) -> Interval:
+    """The sum of means, each times its weight, with Student's interval; all figures are independent.
+
+    They need not vary alike: freedom is that of Welch and Satterthwaite (Satterthwaite 1946), rounded down.
+    Without ends when there is but one figure of a mean.
+    """
+    mean = sum(weight * statistics.fmean(values) for weight, values in terms)
+    if any(len(values) < 2 for _, values in terms):
+        return Interval(mean=mean, low=None, high=None)
+    errors = [weight**2 * statistics.variance(values) / len(values) for weight, values in terms]
+    total = sum(errors)
+    if total <= 0:
+        return Interval(mean=mean, low=mean, high=mean)
+    parts = (error**2 / (len(values) - 1) for error, (_, values) in zip(errors, terms, strict=True))
+    freedom = max(1, int(total**2 / sum(parts) + 1e-9))
+    half = student_quantile(freedom, confidence) * math.sqrt(total)
+    return Interval(mean=mean, low=mean - half, high=mean + half)
+
+
+def ratio_of_means(
+    first: Sequence[float], second: Sequence[float], confidence: float = CONFIDENCE
+) -> Interval | None:
+    """How many times ``second`` is ``first``, from figures that do not belong together in pairs.
+
+    The ratio of the geometric means, with Welch's interval of its logarithm. None when there is no figure of
+    one of them, or one is not above 0.
+    """
+    if not first or not second or min(*first, *second) <= 0:
+        return None
+    terms = [(1.0, [math.log(one) for one in first]), (-1.0, [math.log(one) for one in second])]
+    return _from_logarithm(contrast_interval(terms, confidence))
+
+
+def _from_logarithm(logs: Interval) -> Interval:
     if logs.low is None or logs.high is None:
         return Interval(mean=math.exp(logs.mean), low=None, high=None)
     return Interval(mean=math.exp(logs.mean), low=math.exp(logs.low), high=math.exp(logs.high))

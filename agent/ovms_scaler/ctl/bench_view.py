@@ -93,7 +93,7 @@ def _curve_table(curve: Document) -> RenderableType:
             cell(f"{point['output_tokens_per_sec']['mean']:.1f}"),
             cell(None if point["speedup"] is None else f"{point['speedup']:.2f}"),
             cell(_percent(point["efficiency"])),
-            cell(_percent(point["marginal"])),
+            cell(_marginal(point["marginal"])),
         )
     return shown
 
@@ -114,6 +114,12 @@ def _sentences(texts: Iterable[str], style: str = "") -> list[RenderableType]:
 
 def _time(spread: Document | None, share: str, factor: float) -> str | None:
     return None if spread is None else f"{spread[share] * factor:.1f}"
+
+
+def _marginal(found: Document | None) -> str | None:
+    if found is None or found["low"] is None:
+        return None if found is None else _percent(found["mean"])
+    return f"{found['mean'] * 100:.0f} % ({found['low'] * 100:.0f} to {found['high'] * 100:.0f})"
 
 
 def _percent(share: float | None) -> str | None:
