@@ -60,8 +60,8 @@ PURE = {
 PURE_BENCH = {
     f"bench/{name}.py"
     for name in (
-        "comparing", "dataset", "lengths", "load", "outcome", "plots", "prompts", "report_plots", "rows",
-        "run", "scaling", "schedule", "series", "statistics", "stream", "summary", "whole",
+        "comparing", "dataset", "lengths", "load", "outcome", "own_load", "plots", "prompts", "report_plots",
+        "rows", "run", "scaling", "schedule", "series", "statistics", "stream", "summary", "whole",
     )
 }  # fmt: skip
 PURE_TO_BENCH = PURE | {"html", "random", "statistics", "tomllib"}

@@ -140,6 +140,34 @@ async def test_no_usage() -> None:
     assert "include_usage" in failure.message
 
 
+async def test_an_answer_with_neither_text_nor_tokens_is_none() -> None:
+    async def script(caller: Caller) -> None:
+        await caller.answer(usage(7, 0), DONE)
+
+    failure = await fail(script)
+    assert (failure.kind, failure.label) == (Kind.empty, "empty answer")
+
+
+async def test_text_of_no_tokens_cannot_be_counted() -> None:
+    async def script(caller: Caller) -> None:
+        await caller.answer(text("one"), usage(0, 0), DONE)
+
+    failure = await fail(script)
+    assert (failure.kind, failure.label) == (Kind.no_count, "usage says 0 tokens")
+
+
+async def test_tokens_without_text_are_an_answer() -> None:
+    """Half a letter, or nothing but the end of text."""
+
+    async def script(caller: Caller) -> None:
+        await caller.answer(usage(7, 1), DONE)
+
+    async with serving() as front:
+        front.script = script
+        exchange = await ask(front)
+    assert (exchange.failure, exchange.answer.first_at) == (None, None)
+
+
 async def test_too_slow() -> None:
     async def script(caller: Caller) -> None:
         await caller.send(CHUNKED)

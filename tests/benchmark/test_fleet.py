@@ -14,6 +14,7 @@ from bench_lab import Caller, good, load, serving
 
 from ovms_scaler.bench import fleet as fleets
 from ovms_scaler.bench.fleet import Fleet
+from ovms_scaler.bench.lengths import parse_lengths
 from ovms_scaler.bench.load import Load, make_asks
 from ovms_scaler.bench.outcome import Kind, Outcome
 from ovms_scaler.bench.run import Run
@@ -94,6 +95,16 @@ async def test_a_closed_loop_has_so_many_under_way_and_no_more() -> None:
     assert due[:3] == [0.0] * 3
     assert len(set(due[3:])) == 9
     assert set(due[3:]) < ends
+
+
+@pytest.mark.parametrize("is_fixed", [True, False])
+async def test_how_long_an_answer_had_to_be_is_known(*, is_fixed: bool) -> None:
+    async with serving() as front:
+        mine = load(ignore_eos=is_fixed, output_len=parse_lengths("3"))
+        async with Fleet(front.endpoint(), mine, 1) as fleet:
+            run = await send(fleet, mine)
+    # They have two tokens.
+    assert summarise(run).short_answers == (10 if is_fixed else 0)
 
 
 async def test_a_process_that_dies_is_no_error_of_the_server_and_the_rest_is_sent() -> None:

@@ -110,6 +110,31 @@ def test_several_tokens_in_an_event_are_told() -> None:
     assert note.startswith("SEVERAL TOKENS IN ONE EVENT: 4.00 on average")
 
 
+@pytest.mark.parametrize("gaps_us", [(), (0, 0, 0)])
+def test_an_answer_in_one_piece_says_nothing_of_its_tokens(gaps_us: tuple[int, ...]) -> None:
+    pieces = [outcome(number, last_sec=1.5, gaps_us=gaps_us) for number in range(30)]
+    found = summarise(run(outcome(), *pieces))
+    assert (found.tpot_sec.count if found.tpot_sec else 0) == (31 if gaps_us else 1)
+    (note,) = [note for note in list_notes(found) if note.startswith("ALL AT ONCE")]
+    assert "30 of 31 answers" in note
+
+
+def test_answers_without_text_are_told() -> None:
+    mute = [outcome(number, first_sec=None, last_sec=None, gaps_us=()) for number in range(3)]
+    found = summarise(run(outcome(), *mute))
+    assert found.ttft_sec is not None
+    assert found.ttft_sec.count == 1
+    (note,) = [note for note in list_notes(found) if note.startswith("NO TEXT")]
+    assert "3 of 4 answers" in note
+
+
+def test_answers_that_are_shorter_than_asked_are_told() -> None:
+    short = [outcome(number, fixed_len=9) for number in range(3)]
+    found = summarise(run(outcome(fixed_len=5), *short, outcome(4, fixed_len=None)))
+    (note,) = [note for note in list_notes(found) if note.startswith("SHORT")]
+    assert note.startswith("SHORT ANSWERS: 3 of 5 answers were shorter than asked")
+
+
 def worker(share: float = 0.1, lag: float = 0.0) -> WorkerReport:
     return WorkerReport(pid=1, cpu_share=share, lags=(lag,) * 100)
 

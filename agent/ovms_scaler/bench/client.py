@@ -115,6 +115,9 @@ class Client:
         if answer.generated_tokens is None or answer.input_tokens is None:
             message = "stream_options.include_usage was ignored, so tokens cannot be counted"
             raise StreamError(Failure(kind=Kind.no_usage, message=message))
+        if answer.generated_tokens == 0:
+            # vLLM's benchmark counts an answer without text as failed, too.
+            raise StreamError(Failure(kind=Kind.empty if answer.first_at is None else Kind.no_count))
 
 
 def render_body(

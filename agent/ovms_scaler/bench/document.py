@@ -135,7 +135,8 @@ def _prompts_method(context: Context) -> list[str]:
             f"All prompts of a run begin with the same {load.shared_prefix} words, as was asked for."
         )
     ends = (
-        "the engine ignores the end of text (ignore_eos), so that answers have exactly the length asked for"
+        "the engine is told to ignore the end of text (ignore_eos), so that answers have the length asked "
+        "for; where some were shorter, a note says so"
     )
     said.append(
         f"Temperature {load.temperature:g}; "

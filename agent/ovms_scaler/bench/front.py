@@ -86,6 +86,8 @@ def explain_failure(endpoint: Endpoint, failure: Failure) -> HostError:
         "of one's own needs --cacert or --insecure",
         Kind.nonsense: "is this the API? the URL ends with /v3 for OVMS, as http://server:8000/v3",
         Kind.no_usage: "tokens are counted by stream_options.include_usage alone: update the server",
+        Kind.no_count: "tokens are counted by the server's usage alone: update the server",
+        Kind.empty: "does it generate text? try it with curl; the server's log may say more",
         Kind.no_answer: f"{_LOOK}; journalctl -eu ovms-scaler-proxy",
         Kind.cut: f"{_LOOK}; an engine died or was killed",
         Kind.timeout: f"a longer --timeout; {_LOOK}",

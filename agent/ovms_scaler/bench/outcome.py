@@ -25,6 +25,8 @@ class Kind(StrEnum):
     nonsense = "not a stream of chat completions"
     reported = "error within the stream"
     no_usage = "no usage in the answer"
+    no_count = "usage says 0 tokens"
+    empty = "empty answer"
     client = "a process of the client died"
 
 
@@ -77,6 +79,7 @@ class Outcome:
     gaps_us: tuple[int, ...] = ()
     input_tokens: int | None = None
     generated_tokens: int | None = None
+    fixed_len: int | None = None
     instance: str = ""
     failure: Failure | None = None
 
@@ -94,11 +97,22 @@ class Outcome:
 
     @property
     def tpot_sec(self) -> float | None:
-        """Time for each token after the first; None for an answer of one token."""
+        """Time for each token after the first; None for an answer of one token, or in one event."""
         tokens = self.generated_tokens or 0
-        if self.first_sec is None or self.last_sec is None or tokens < 2:
+        if self.first_sec is None or self.last_sec is None or tokens < 2 or not self.gaps_us:
             return None
         return (self.last_sec - self.first_sec) / (tokens - 1)
+
+    @property
+    def is_at_once(self) -> bool:
+        """Whether all its text came in one moment, so that it says nothing of the time between tokens."""
+        has_several = (self.generated_tokens or 0) > 1
+        return has_several and self.first_sec is not None and self.first_sec == self.last_sec
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it has fewer tokens than it had to."""
+        return (self.generated_tokens or 0) < (self.fixed_len or 0)
 
 
 def group_failed(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:

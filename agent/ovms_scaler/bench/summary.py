@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run says: the rows of the report, what failed and how, and whether the client was the limit."""
+"""What a run says: the figures of the report, what failed and how, and what to know of both."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ovms_scaler.bench.outcome import Kind, Outcome, group_failed
+from ovms_scaler.bench.own_load import ClientLoad, is_busy, judge_client
 from ovms_scaler.bench.run import Run
-from ovms_scaler.bench.statistics import Spread, describe, percentile
+from ovms_scaler.bench.statistics import Spread, describe
 
-_BUSY_SHARE = 0.85
-# How late a client may be: 5 % of the same figure of the time to the first token, and this in any case.
-_LATE_SHARE, _LATE_SEC = 0.05, 0.01
 _ENOUGH_FOR_P99 = 100
+# So many answers in one piece may be chance, with short ones.
+_AT_ONCE_SHARE = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,28 +29,13 @@ class ErrorRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClientLoad:
-    """How busy and how late the client itself was; None where there was nothing to see.
-
-    ``own_share`` is the share of a core of the process that handed out requests, ``limit`` is "" when it was
-    good enough, else why it was not.
-    """
-
-    workers: int
-    cores: float
-    busiest_share: float | None
-    own_share: float | None
-    lag_p99_sec: float | None
-    late_p99_sec: float | None
-    limit: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
     """The figures of one run. Failed requests are in ``errors`` and nowhere else.
 
     Times are in seconds. ``itl_sec`` is the time between two events with text, of which each holds
-    ``tokens_per_event`` tokens on average; ``tpot_sec`` counts tokens.
+    ``tokens_per_event`` tokens on average; ``tpot_sec`` counts tokens. Of the successful requests
+    ``mute_answers`` had no text, ``at_once_answers`` had several tokens in one moment, and ``short_answers``
+    fewer tokens than asked for where their length was fixed.
     """
 
     successful_requests: int
@@ -67,6 +52,9 @@ class Summary:
     itl_sec: Spread | None
     latency_sec: Spread | None
     tokens_per_event: float | None
+    mute_answers: int
+    at_once_answers: int
+    short_answers: int
     input_len: Spread | None
     output_len: Spread | None
     errors: tuple[ErrorRow, ...]
@@ -112,6 +100,9 @@ def summarise(run: Run) -> Summary:
         itl_sec=describe(gap / 1e6 for one in good for gap in one.gaps_us),
         latency_sec=describe(one.latency_sec for one in good),
         tokens_per_event=_tokens_per_event(good),
+        mute_answers=sum(one.first_sec is None for one in good),
+        at_once_answers=sum(one.is_at_once for one in good),
+        short_answers=sum(one.is_short for one in good),
         input_len=describe(one.input_tokens or 0 for one in good),
         output_len=describe(one.generated_tokens or 0 for one in good),
         errors=list_errors(run.outcomes),
@@ -139,81 +130,62 @@ def list_errors(outcomes: Iterable[Outcome]) -> tuple[ErrorRow, ...]:
     return tuple(sorted(rows, key=lambda row: (-row.count, row.label)))
 
 
-def judge_client(run: Run, ttft: Spread | None) -> ClientLoad:
-    """Whether the figures are the server's, or rather those of a client that could not keep up."""
-    workers, outcomes, own_share = run.workers, run.outcomes, run.own_cpu_share
-    lags = sorted(lag for one in workers for lag in one.lags)
-    delays = sorted(one.late_sec for one in outcomes if not _is_lost(one))
-    lag = percentile(lags, 99) if lags else None
-    late = percentile(delays, 99) if delays else None
-    busiest = max((one.cpu_share for one in workers), default=None)
-    mean_late = sum(delays) / len(delays) if delays else 0.0
-    limit = ""
-    if any(_is_lost(one) for one in outcomes):
-        limit = "one of its processes died"
-    elif is_busy(busiest):
-        limit = f"its busiest process used {busiest:.0%} of a core"
-    elif is_busy(own_share):
-        limit = f"the process that hands out its requests used {own_share:.0%} of a core"
-    elif mean_late > _allowed(ttft.mean if ttft else 0.0):
-        limit = f"requests were sent {mean_late * 1000:.0f} ms late on average"
-    elif late is not None and late > _allowed(ttft.p99 if ttft else 0.0):
-        limit = f"1 % of the requests were sent {late * 1000:.0f} ms late or more"
-    elif lag is not None and lag > _allowed(ttft.p99 if ttft else 0.0):
-        limit = f"it read answers {lag * 1000:.0f} ms late or more for 1 % of the time"
-    return ClientLoad(
-        workers=len(workers),
-        cores=sum(one.cpu_share for one in workers) + (own_share or 0.0),
-        busiest_share=busiest,
-        own_share=own_share,
-        lag_p99_sec=lag,
-        late_p99_sec=late,
-        limit=limit,
-    )
-
-
-def is_busy(share: float | None) -> bool:
-    """Whether a process with this share of a core has no time left for its own clock."""
-    return share is not None and share > _BUSY_SHARE
-
-
-def _allowed(measured_sec: float) -> float:
-    return max(_LATE_SEC, _LATE_SHARE * measured_sec)
-
-
 def list_notes(summary: Summary) -> list[str]:
-    """What somebody who reads the figures has to know about them."""
-    notes = []
+    """What somebody who reads the figures has to know about them, with what weighs most first.
+
+    Each begins with what it is of, in capitals, and a colon: by that notes of several runs are put together.
+    """
+    return [*_note_client(summary), *_note_count(summary), *_note_answers(summary)]
+
+
+def _note_client(summary: Summary) -> Iterator[str]:
     client = summary.client
     if client.limit:
         way_out = f"give more processes (--workers, now {client.workers}), or use another machine (--url)"
         if is_busy(client.own_share):
             way_out = "there is one such process only; use another machine (--url), or several at once"
-        notes.append(
+        yield (
             f"THE CLIENT WAS THE LIMIT: {client.limit}. The server may be better than these "
             f"figures: {way_out}."
         )
+
+
+def _note_count(summary: Summary) -> Iterator[str]:
     if summary.is_interrupted:
-        notes.append(
+        yield (
             f"INTERRUPTED: {summary.unfinished_requests} requests are missing, after "
             f"{summary.duration_sec:.1f} s."
         )
     count = summary.successful_requests
     if 0 < count < _ENOUGH_FOR_P99:
-        notes.append(
+        yield (
             f"FEW REQUESTS: P99 is hardly more than the slowest of {count}; it takes "
             f"--num-prompts {_ENOUGH_FOR_P99} or more."
         )
+
+
+def _note_answers(summary: Summary) -> Iterator[str]:
+    count = summary.successful_requests
+    if summary.short_answers:
+        yield (
+            f"SHORT ANSWERS: {summary.short_answers} of {count} answers were shorter than asked. Does the "
+            "server know ignore_eos, and has the model room for so many tokens?"
+        )
+    if summary.mute_answers:
+        yield (
+            f"NO TEXT: {summary.mute_answers} of {count} answers had tokens, but no text. They are in no "
+            "TTFT, TPOT and ITL."
+        )
+    if summary.at_once_answers > _AT_ONCE_SHARE * count:
+        yield (
+            f"ALL AT ONCE: {summary.at_once_answers} of {count} answers came in one piece, so TPOT and ITL "
+            "say nothing of them. Does something on the way collect the stream?"
+        )
     if summary.tokens_per_event is not None and not 0.95 <= summary.tokens_per_event <= 1.05:
-        notes.append(
+        yield (
             f"SEVERAL TOKENS IN ONE EVENT: {summary.tokens_per_event:.2f} on average. ITL is the time "
             "between events, TPOT that of a token."
         )
-    return notes
-
-
-def _is_lost(outcome: Outcome) -> bool:
-    return outcome.failure is not None and outcome.failure.kind is Kind.client
 
 
 def _tokens_per_event(good: Sequence[Outcome]) -> float | None:

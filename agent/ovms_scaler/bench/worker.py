@@ -106,6 +106,7 @@ class Worker:
             gaps_us=tuple(answer.gaps_us),
             input_tokens=answer.input_tokens,
             generated_tokens=answer.generated_tokens,
+            fixed_len=ask["max_tokens"] if self._settings["ignore_eos"] else None,
             instance=exchange.instance,
             failure=exchange.failure,
         )
