@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a client makes of a front that fails in one way or another."""
 
+import asyncio
+import errno
+import os
+import resource
 import socket
+from unittest import mock
 
 import pytest
 from bench_lab import CHUNKED, DONE, STREAM, Caller, Front, Script, event, serving, text, usage
@@ -61,6 +66,36 @@ async def test_nobody_listens() -> None:
     exchange = await ask(Front(port=port))
     assert exchange.failure is not None
     assert exchange.failure.kind is Kind.refused
+
+
+async def test_what_the_client_itself_lacks_is_not_the_servers_fault() -> None:
+    async with serving() as front:
+        endpoint = front.endpoint()
+        client = Client(endpoint)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        spare = os.open("/dev/null", os.O_RDONLY)
+        os.close(spare)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (spare, hard))
+        try:
+            exchange = await client.ask(b"{}")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            await client.close()
+    assert exchange.failure == Failure(kind=Kind.own_limit, message="Too many open files")
+
+
+async def test_no_port_left_is_not_the_servers_fault() -> None:
+    """The kernel has one port to give, and it is taken."""
+    async with serving() as front:
+        error = OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+        endpoint = front.endpoint()
+        client = Client(endpoint)
+        loop = asyncio.get_running_loop()
+        with mock.patch.object(loop, "sock_connect", side_effect=error):
+            exchange = await client.ask(b"{}")
+        await client.close()
+    assert exchange.failure is not None
+    assert exchange.failure.kind is Kind.own_limit
 
 
 async def test_a_name_that_nobody_knows() -> None:

@@ -13,13 +13,15 @@ import pytest
 from bench_lab import Caller, good, load, serving
 
 from ovms_scaler.bench import fleet as fleets
+from ovms_scaler.bench import open_files
 from ovms_scaler.bench.fleet import Fleet
 from ovms_scaler.bench.lengths import parse_lengths
 from ovms_scaler.bench.load import Load, make_asks
 from ovms_scaler.bench.outcome import Kind, Outcome
 from ovms_scaler.bench.run import Run
 from ovms_scaler.bench.summary import summarise
-from ovms_scaler.errors import HostError
+from ovms_scaler.bench.worker import list_lags
+from ovms_scaler.errors import HostError, InputError
 
 STALL_SEC = 0.6
 
@@ -237,6 +239,28 @@ async def test_a_client_that_hands_out_too_late_is_its_own_limit() -> None:
             run = await fleet.run(asks, window=2, stop=asyncio.Event(), told=lambda _: time.sleep(0.03))
     assert "late on average" in summarise(run).client.limit
     assert sum(one.latency_sec for one in run.outcomes) > 10 * 0.03
+
+
+async def test_more_connections_than_a_process_may_have_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_files, "read_most", lambda: 64)
+    async with serving() as front:
+        mine = load(num_prompts=80, max_concurrency=80)
+        async with Fleet(front.endpoint(), mine, 2) as fleet:
+            with pytest.raises(InputError, match="80 requests at once need 40 connections") as refused:
+                await send(fleet, mine)
+            # Who may come at any time needs no more than the server makes them wait.
+            open_loop = load(num_prompts=80, request_rate=1000.0, max_concurrency=None)
+            assert len((await send(fleet, open_loop)).outcomes) == 80
+            assert len((await send(fleet, load(num_prompts=80, max_concurrency=60))).outcomes) == 80
+    assert "--workers 3" in str(refused.value.hint)
+    assert front.bodies[:1]
+
+
+async def test_a_beat_that_was_missed_counts_as_often_as_it_was() -> None:
+    """Else a second in which nothing was read would be one of fifty looks, and not half of the time."""
+    lags = list_lags(0.105)
+    assert lags == pytest.approx([0.105, 0.085, 0.065, 0.045, 0.025, 0.005])
+    assert list_lags(0.0) == [0.0]
 
 
 def test_a_process_ends_with_whoever_started_it() -> None:

@@ -139,6 +139,9 @@ def worker(share: float = 0.1, lag: float = 0.0) -> WorkerReport:
     return WorkerReport(pid=1, cpu_share=share, lags=(lag,) * 100)
 
 
+SPOILT = "it read answers 20 ms late or more for 1 % of the time, and events with text came each 20 ms"
+
+
 @pytest.mark.parametrize(
     ("workers", "changes", "limit"),
     [
@@ -146,6 +149,12 @@ def worker(share: float = 0.1, lag: float = 0.0) -> WorkerReport:
         ((worker(), worker(0.97)), {}, "its busiest process used 97% of a core"),
         ((worker(lag=0.2),), {}, "it read answers 200 ms late or more for 1 % of the time"),
         ((worker(lag=0.02),), {}, ""),
+        # Of 20 ms each: with a time to the first token of 500 ms this would do no harm.
+        ((worker(lag=0.02),), {"gaps_us": (20_000,) * 4, "last_sec": 1.58}, SPOILT),
+        # What came late came together, so that half of the gaps are 0.
+        ((worker(lag=0.02),), {"gaps_us": (0, 0, 0, 80_000), "last_sec": 1.58}, SPOILT),
+        ((worker(lag=0.004),), {"gaps_us": (2_000,) * 4, "last_sec": 1.508}, ""),
+        ((worker(lag=0.02),), {"gaps_us": (), "last_sec": 1.5, "generated_tokens": 1}, ""),
         ((worker(),), {"late_sec": 0.1}, "requests were sent 100 ms late on average"),
         ((worker(),), {"late_sec": 0.02}, ""),
     ],
@@ -164,6 +173,20 @@ def test_the_process_that_hands_out_may_be_the_limit() -> None:
     assert found.client.limit == "the process that hands out its requests used 90% of a core"
     assert found.client.cores == pytest.approx(1.15)
     assert "use another machine (--url), or several at once" in list_notes(found)[0]
+
+
+def test_more_processes_are_no_way_out_where_cpus_are_short() -> None:
+    outcomes = [outcome(number) for number in range(200)]
+    (note, *_) = list_notes(summarise(run(*outcomes, workers=(worker(0.03, lag=0.2),))))
+    assert "it waited for CPUs" in note
+    assert "--workers" not in note
+
+
+def test_what_the_client_lacks_is_its_limit() -> None:
+    lacking = Failure(kind=Kind.own_limit, message="Too many open files")
+    found = summarise(run(outcome(), failed(lacking), failed(lacking), workers=(worker(),)))
+    assert found.client.limit == "2 requests could not be sent: Too many open files"
+    assert [row.label for row in found.errors] == ["the client's own limit"]
 
 
 def test_a_dead_process_of_the_client_is_its_limit() -> None:

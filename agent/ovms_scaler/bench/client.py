@@ -3,7 +3,9 @@
 
 import asyncio
 import contextlib
+import errno
 import json
+import os
 import ssl
 import time
 from collections.abc import Mapping
@@ -17,6 +19,8 @@ from ovms_scaler.bench.stream import Answer, Events, StreamError, parse_error
 
 # What an error says is short; a page of somebody else's server is not wanted.
 _ERROR_BYTES = 16 * 1024
+# What a client may lack itself: files, ports, memory.
+_OWN_LIMITS = (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM)
 _LOOK_SEC = 10.0
 _CLOSE_SEC = 5.0
 
@@ -175,6 +179,8 @@ def _explain(error: Exception, exchange: Exchange) -> Failure:
     """What aiohttp's exceptions mean for a client of the front."""
     message = str(error) or type(error).__name__
     if isinstance(error, aiohttp.ClientConnectorError):
+        if _is_own_limit(error.os_error):
+            return Failure(kind=Kind.own_limit, message=os.strerror(error.os_error.errno or 0))
         refused = isinstance(error.os_error, ConnectionRefusedError)
         return Failure(kind=Kind.refused if refused else Kind.unreachable, message=message)
     if exchange.has_begun:
@@ -184,6 +190,11 @@ def _explain(error: Exception, exchange: Exchange) -> Failure:
     if isinstance(error, aiohttp.ClientResponseError | ValueError):
         return Failure(kind=Kind.nonsense, message=f"not an answer of HTTP: {message}")
     return Failure(kind=Kind.no_answer, message=message)
+
+
+def _is_own_limit(error: OSError) -> bool:
+    """A name may have several addresses, of which IPv6's cannot be used; then the server does not answer."""
+    return error.errno in _OWN_LIMITS and "Multiple exceptions" not in str(error)
 
 
 def _trust(endpoint: Endpoint) -> ssl.SSLContext | bool:

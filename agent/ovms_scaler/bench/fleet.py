@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ovms_scaler.bench import open_files
 from ovms_scaler.bench.client import Endpoint
 from ovms_scaler.bench.load import Ask, Load
 from ovms_scaler.bench.outcome import Failure, Kind, Outcome, parse_outcome
@@ -116,8 +117,10 @@ class Fleet:
     ) -> Run:
         """Send them, at most ``window`` at once; when ``stop`` is set, what is under way is given up.
 
-        ``told`` hears of each outcome. Raises HostError when no process is left to send anything.
+        ``told`` hears of each outcome. Raises HostError when no process is left to send anything, and
+        InputError when they may not have so many connections.
         """
+        open_files.check(asks, window, len(self._living()))
         turn = self._turn = _Turn(waiting=deque(asks), total=len(asks))
         self._told = told
         for _ in range(min(window, len(asks))):

@@ -90,6 +90,7 @@ def explain_failure(endpoint: Endpoint, failure: Failure) -> HostError:
         Kind.empty: "does it generate text? try it with curl; the server's log may say more",
         Kind.no_answer: f"{_LOOK}; journalctl -eu ovms-scaler-proxy",
         Kind.cut: f"{_LOOK}; an engine died or was killed",
+        Kind.own_limit: "ulimit -Hn; sysctl net.ipv4.ip_local_port_range",
         Kind.timeout: f"a longer --timeout; {_LOOK}",
     }
     hint = hints.get(failure.kind, _LOOK)

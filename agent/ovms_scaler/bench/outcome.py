@@ -27,6 +27,7 @@ class Kind(StrEnum):
     no_usage = "no usage in the answer"
     no_count = "usage says 0 tokens"
     empty = "empty answer"
+    own_limit = "the client's own limit"
     client = "a process of the client died"
 
 

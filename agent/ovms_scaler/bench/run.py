@@ -8,7 +8,7 @@ from ovms_scaler.bench.outcome import Outcome
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerReport:
-    """How busy one process was: its share of a core, and how late its event loop was, each 20 ms."""
+    """How busy one process was: its share of a core, and how late its event loop was at each beat."""
 
     pid: int
     cpu_share: float

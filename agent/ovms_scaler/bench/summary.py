@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ovms_scaler.bench.outcome import Kind, Outcome, group_failed
-from ovms_scaler.bench.own_load import ClientLoad, is_busy, judge_client
+from ovms_scaler.bench.own_load import ClientLoad, Measured, judge_client
 from ovms_scaler.bench.run import Run
 from ovms_scaler.bench.statistics import Spread, describe
 
@@ -84,7 +84,11 @@ def summarise(run: Run) -> Summary:
     duration_sec = max(run.duration_sec, 1e-9)
     asked = sum(one.input_tokens or 0 for one in good)
     generated = sum(one.generated_tokens or 0 for one in good)
-    ttft = describe(one.ttft_sec for one in good if one.ttft_sec is not None)
+    measured = Measured(
+        ttft_sec=describe(one.ttft_sec for one in good if one.ttft_sec is not None),
+        itl_sec=describe(gap / 1e6 for one in good for gap in one.gaps_us),
+        tpot_sec=describe(one.tpot_sec for one in good if one.tpot_sec is not None),
+    )
     return Summary(
         successful_requests=len(good),
         failed_requests=len(run.outcomes) - len(good),
@@ -95,9 +99,9 @@ def summarise(run: Run) -> Summary:
         requests_per_sec=len(good) / duration_sec,
         output_tokens_per_sec=generated / duration_sec,
         total_tokens_per_sec=(asked + generated) / duration_sec,
-        ttft_sec=ttft,
-        tpot_sec=describe(one.tpot_sec for one in good if one.tpot_sec is not None),
-        itl_sec=describe(gap / 1e6 for one in good for gap in one.gaps_us),
+        ttft_sec=measured.ttft_sec,
+        tpot_sec=measured.tpot_sec,
+        itl_sec=measured.itl_sec,
         latency_sec=describe(one.latency_sec for one in good),
         tokens_per_event=_tokens_per_event(good),
         mute_answers=sum(one.first_sec is None for one in good),
@@ -107,7 +111,7 @@ def summarise(run: Run) -> Summary:
         output_len=describe(one.generated_tokens or 0 for one in good),
         errors=list_errors(run.outcomes),
         instances=dict(sorted(Counter(one.instance for one in good if one.instance).items())),
-        client=judge_client(run, ttft),
+        client=judge_client(run, measured),
         is_interrupted=run.is_interrupted,
     )
 
@@ -141,12 +145,9 @@ def list_notes(summary: Summary) -> list[str]:
 def _note_client(summary: Summary) -> Iterator[str]:
     client = summary.client
     if client.limit:
-        way_out = f"give more processes (--workers, now {client.workers}), or use another machine (--url)"
-        if is_busy(client.own_share):
-            way_out = "there is one such process only; use another machine (--url), or several at once"
         yield (
             f"THE CLIENT WAS THE LIMIT: {client.limit}. The server may be better than these "
-            f"figures: {way_out}."
+            f"figures: {client.way_out}."
         )
 
 
