@@ -17,6 +17,7 @@ from ovms_scaler.bench.resources import Samples, collect
 from ovms_scaler.bench.running import Findings
 from ovms_scaler.bench.scaling import Measured, draw_curve
 from ovms_scaler.bench.session import Measurement
+from ovms_scaler.bench.statistics import Interval
 from ovms_scaler.bench.summary import list_notes, summarise
 
 
@@ -127,7 +128,7 @@ def scaled(rounds: int) -> Findings:
     return Findings(
         measurements=[measurement("1 instance"), measurement("2 instances")],
         curve=draw_curve(measured, request_rate=None),
-        whole_ratio=1.5,
+        whole_ratio=Interval(mean=1.5, low=1.4, high=1.6) if rounds > 1 else None,
     )
 
 
@@ -146,6 +147,41 @@ def test_a_curve_with_its_knee() -> None:
     assert curve.get("aria-label") == "Output throughput by number of instances"
     assert any(one.text == "knee at 2" for one in curve.iter() if one.text)
     assert "4 instances together do 1.50 times what one unbound instance does" in page
+    assert "; 95 % interval 1.40 to 1.60)." in page
+
+
+@pytest.mark.parametrize(
+    ("ratio", "said"),
+    [
+        (Interval(mean=1.1, low=None, high=None), "; one round cannot tell whether that is chance."),
+        (
+            Interval(mean=1.1, low=0.9, high=1.3),
+            "; no difference beyond the noise, 95 % interval 0.90 to 1.30)",
+        ),
+    ],
+)
+def test_what_is_chance_beside_an_unbound_instance_is_told(ratio: Interval, said: str) -> None:
+    findings = scaled(3)
+    findings.whole_ratio = ratio
+    assert said in document(findings)["whole_text"]
+
+
+def test_what_the_load_of_a_curve_was_is_told() -> None:
+    each = document(scaled(3), load=load(num_prompts=200, scales_clients=True, scales_prompts=True))
+    assert each["load_text"] == (
+        "The load was 4 clients and 200 requests for each instance in rotation: the same for each, and more "
+        "for more of them. With --max-concurrency it is one and the same for all numbers of instances."
+    )
+    some = document(scaled(3), load=load(num_prompts=200, scales_clients=True))
+    assert some["load_text"].startswith(
+        "The load was 4 clients for each instance in rotation, and 200 requests"
+    )
+    same = document(scaled(3), load=load(num_prompts=200))
+    assert same["load_text"] == (
+        "The load was one and the same for all numbers of instances: closed loop of 4 clients, 200 requests."
+    )
+    assert document(Findings(measurements=[measurement()]))["load_text"] == ""
+    assert each["load_text"] in render_report(each)
 
 
 def test_a_comparison_says_what_it_found() -> None:

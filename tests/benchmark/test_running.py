@@ -15,11 +15,11 @@ from bench_lab import Front, load, outcome, run
 from ovms_scaler.bench import patience, resources, summary
 from ovms_scaler.bench.fleet import Fleet
 from ovms_scaler.bench.host import Document, Progress
-from ovms_scaler.bench.rotation import Members, Rotation, find_members
+from ovms_scaler.bench.rotation import Members, Rotation, find_members, require_all
 from ovms_scaler.bench.running import Findings, Side, run_compare, run_scale
 from ovms_scaler.bench.session import Measurement, Session
 from ovms_scaler.bench.swapping import COPY_SUFFIX, Swap
-from ovms_scaler.errors import HostError, RefusedError, UnreachableError
+from ovms_scaler.errors import HostError, InputError, RefusedError, UnreachableError
 
 NAMES = ("chat-numa0", "chat-numa1", "chat-numa2", "chat-numa3")
 MEMBERS = Members(upstream="chat", in_use=NAMES)
@@ -312,6 +312,19 @@ def test_what_forbids_to_begin() -> None:
         find_members(status(instances=[broken]), "chat", 1)
 
 
+def test_an_unbound_instance_is_compared_with_all_and_not_with_some() -> None:
+    """Whole is the whole machine: two of six nodes beside it would be no comparison."""
+    members = find_members(Host().status(), "chat", 2)
+    with pytest.raises(InputError, match="all 4 instances of chat, and --scale ends at 2") as refused:
+        require_all(members, (1, 2))
+    assert refused.value.hint == "--scale 1,2,4"
+    require_all(members, (1, 4))
+    some = find_members(Host(drained={"chat-numa0"}).status(), "chat", 3)
+    with pytest.raises(RefusedError, match="all instances of chat, and chat-numa0 is drained") as left_out:
+        require_all(some, (1, 3))
+    assert left_out.value.hint == "ovms-scalerctl undrain chat-numa0"
+
+
 def read(path: Path) -> str:
     return path.read_text()
 
@@ -418,16 +431,32 @@ async def test_a_comparison_that_was_killed_is_found(file: Path) -> None:
     assert read_copy(file) == "before"
 
 
-async def test_the_whole_configuration_comes_last_and_is_put_back(file: Path) -> None:
-    host, stop = Host(file=file), asyncio.Event()
-    rates = iter([300.0, 100.0, 150.0])
+async def beside_whole(host: Host, file: Path, *rates: float, rounds: int) -> Findings:
+    stop, following = asyncio.Event(), iter(rates)
+    session = measuring(stop, lambda: next(following))
     swap = Swap(host, file, stop, lambda _: None)
-    findings = await run_scale(
-        measuring(stop, lambda: next(rates)), host, MEMBERS, (1, 4), rounds=1, against=swap, whole=b"whole"
-    )
+    return await run_scale(session, host, MEMBERS, (1, 4), rounds=rounds, against=swap, whole=b"whole")
+
+
+async def test_the_whole_configuration_comes_last_and_is_put_back(file: Path) -> None:
+    host = Host(file=file)
+    findings = await beside_whole(host, file, 300.0, 100.0, 150.0, rounds=1)
     assert host.configurations == [b"whole", b"original"]
     assert host.drained == set()
-    assert findings.whole_ratio == pytest.approx(2.0)
+    assert findings.whole_ratio is not None
+    assert findings.whole_ratio.mean == pytest.approx(2.0)
+    assert findings.whole_ratio.low is None
+
+
+async def test_rounds_beside_an_unbound_instance_give_an_interval(file: Path) -> None:
+    rates = (300.0, 303.0, 100.0, 100.0, 150.0, 151.0)
+    findings = await beside_whole(Host(file=file), file, *rates, rounds=2)
+    ratio = findings.whole_ratio
+    assert ratio is not None
+    assert ratio.low is not None
+    assert ratio.high is not None
+    assert ratio.mean == pytest.approx(2.0, rel=0.01)
+    assert 1.8 < ratio.low < ratio.mean < ratio.high < 2.2
 
 
 @pytest.mark.usefixtures("eager")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovms_scaler.bench.whole import make_whole, render_toml
+from ovms_scaler.bench.whole import make_whole, note_confined, render_toml
 from ovms_scaler.errors import InputError
 
 CONFIG = """\
@@ -44,6 +44,15 @@ def test_pools_on_nodes_become_whole_and_nothing_else_changes() -> None:
     del chat["nodes"], chat["instances_per_node"]
     chat["placement"] = "whole"
     assert tomllib.loads(make_whole(CONFIG)) == wanted
+
+
+def test_pools_that_keep_to_a_part_of_the_machine_are_told() -> None:
+    (note,) = note_confined(CONFIG)
+    assert note == (
+        'THE UNBOUND INSTANCE MAY USE MORE OF THE MACHINE: pool chat has nodes = "0-1", which placement = '
+        '"whole" does not know.'
+    )
+    assert note_confined('[[pool]]\nname = "chat"\ninstances_per_node = 2\n') == []
 
 
 def test_without_a_pool_on_nodes_there_is_nothing_to_compare() -> None:

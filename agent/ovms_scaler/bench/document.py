@@ -82,10 +82,11 @@ def make_document(findings: Findings, context: Context) -> Document:
             "generation": context.generation,
         },
         "method": [*_METHOD, *_prompts_method(context), *((_LOCAL,) if context.is_local else ())],
-        "notes": gather_notes(found["measurements"]),
+        "load_text": _describe_load(found["curve"], context.load),
         "knee_text": _describe_knee(found["curve"]),
         "whole_text": _describe_whole(found["curve"], found["whole_ratio"]),
         **found,
+        "notes": [*gather_notes(found["measurements"]), *findings.notes],
     }
 
 
@@ -162,9 +163,33 @@ def _describe_knee(curve: Mapping[str, Any] | None) -> str:
     )
 
 
-def _describe_whole(curve: Mapping[str, Any] | None, ratio: float | None) -> str:
+def _describe_load(curve: Mapping[str, Any] | None, load: Load) -> str:
+    """Whether each instance had the same load, or each number of them."""
+    if curve is None:
+        return ""
+    if not load.scales_clients:
+        return (
+            f"The load was one and the same for all numbers of instances: {load.describe()}, "
+            f"{load.num_prompts:,} requests."
+        )
+    clients, requests = f"{load.max_concurrency} clients", f"{load.num_prompts:,} requests"
+    each = "for each instance in rotation"
+    what = f"{clients} and {requests} {each}" if load.scales_prompts else f"{clients} {each}, and {requests}"
+    return (
+        f"The load was {what}: the same for each, and more for more of them. With --max-concurrency it is "
+        "one and the same for all numbers of instances."
+    )
+
+
+def _describe_whole(curve: Mapping[str, Any] | None, ratio: Mapping[str, Any] | None) -> str:
     if curve is None or ratio is None:
         return ""
     count = curve["points"][-1]["instances"]
     together = "1 instance does" if count == 1 else f"{count} instances together do"
-    return f'{together} {ratio:.2f} times what one unbound instance does (placement = "whole").'
+    found = f'{together} {ratio["mean"]:.2f} times what one unbound instance does (placement = "whole"'
+    if ratio["low"] is None:
+        return f"{found}); one round cannot tell whether that is chance."
+    interval = f"95 % interval {ratio['low']:.2f} to {ratio['high']:.2f}"
+    if ratio["low"] <= 1 <= ratio["high"]:
+        return f"{found}; no difference beyond the noise, {interval})."
+    return f"{found}; {interval})."

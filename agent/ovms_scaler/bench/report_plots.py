@@ -47,8 +47,8 @@ def curve_plot(document: Document) -> Plot | None:
         Line(title="measured", points=seen, colour=0),
         Line(title="", points=seen, kind="dots", colour=0),
     ]
-    if (ratio := document["whole_ratio"]) is not None and ratio > 0:
-        whole = seen[-1][1] / ratio
+    if (ratio := document["whole_ratio"]) is not None:
+        whole = seen[-1][1] / ratio["mean"]
         line = Line(
             title='placement = "whole"', points=[(0.0, whole), (most, whole)], kind="dashed", colour=1
         )

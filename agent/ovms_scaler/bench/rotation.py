@@ -9,7 +9,7 @@ from functools import partial
 from ovms_scaler.bench.host import Document, Host
 from ovms_scaler.bench.patience import Patience
 from ovms_scaler.bench.pause import wait
-from ovms_scaler.errors import RefusedError, ScalerError
+from ovms_scaler.errors import InputError, RefusedError, ScalerError
 
 # The control socket answers questions, and sends no events.
 POLL_SEC = 0.2
@@ -21,10 +21,14 @@ class StoppedError(ScalerError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Members:
-    """Instances that answer for one model, in their order; ``in_use`` are those that may be drained."""
+    """Instances that answer for one model, in their order.
+
+    ``in_use`` are those that may be drained, ``drained`` those that the administrator has drained.
+    """
 
     upstream: str
     in_use: tuple[str, ...]
+    drained: tuple[str, ...] = ()
 
 
 def find_members(status: Document, upstream: str, most: int) -> Members:
@@ -51,7 +55,32 @@ def find_members(status: Document, upstream: str, most: int) -> Members:
             f"cannot have {most} instances in rotation: {upstream} has {len(usable)}{left_out}",
             hint=f"--scale with numbers up to {len(usable)}",
         )
-    return Members(upstream=upstream, in_use=tuple(str(one["id"]) for one in usable))
+    return Members(
+        upstream=upstream,
+        in_use=tuple(str(one["id"]) for one in usable),
+        drained=tuple(str(one["id"]) for one in own if one["id"] in drained),
+    )
+
+
+def require_all(members: Members, counts: Sequence[int]) -> None:
+    """Compare what has the whole machine with what has it too.
+
+    Raises InputError when the most of ``counts`` are not all instances, RefusedError when one is drained.
+    """
+    compared = "--against-whole compares one unbound instance with all"
+    if members.drained:
+        are = "is" if len(members.drained) == 1 else "are"
+        raise RefusedError(
+            f"{compared} instances of {members.upstream}, and {', '.join(members.drained)} {are} drained",
+            hint="; ".join(f"ovms-scalerctl undrain {name}" for name in members.drained),
+        )
+    if max(counts) != len(members.in_use):
+        every = ",".join(map(str, (*counts, len(members.in_use))))
+        raise InputError(
+            f"{compared} {len(members.in_use)} instances of {members.upstream}, and --scale ends at "
+            f"{max(counts)}",
+            hint=f"--scale {every}",
+        )
 
 
 class Rotation:

@@ -14,8 +14,9 @@ from ovms_scaler.bench.comparing import CONFIDENCE, Verdict, compare, note_failu
 from ovms_scaler.bench.host import Host
 from ovms_scaler.bench.load import Load
 from ovms_scaler.bench.rotation import Members, Rotation, StoppedError
-from ovms_scaler.bench.scaling import Curve, Measured, draw_curve
+from ovms_scaler.bench.scaling import FAILED_APART, Curve, Measured, draw_curve
 from ovms_scaler.bench.session import Measurement, Session
+from ovms_scaler.bench.statistics import Interval, ratio_of_means
 from ovms_scaler.bench.swapping import Swap
 from ovms_scaler.errors import ScalerError
 
@@ -24,7 +25,7 @@ WHOLE = "whole"
 
 @dataclass(slots=True, kw_only=True)
 class Findings:
-    """All that was measured, in its order.
+    """All that was measured, in its order; ``notes`` are what to know of the comparison.
 
     ``trouble`` is why there is not more, ``left`` what could not be undone.
     """
@@ -33,7 +34,8 @@ class Findings:
     curve: Curve | None = None
     verdicts: tuple[Verdict, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)
-    whole_ratio: float | None = None
+    whole_ratio: Interval | None = None
+    notes: list[str] = field(default_factory=list)
     trouble: str = ""
     left: list[str] = field(default_factory=list)
     is_interrupted: bool = False
@@ -90,7 +92,8 @@ async def run_scale(
     await _attempt(findings, measure_all, lambda wait: rotation.restore(wait=wait), session)
     _add_curve(findings, by_count, kept, session.load)
     if against is not None and not (findings.trouble or findings.left or findings.is_interrupted):
-        await _measure_whole(_size(session, max(counts)), against, whole, findings, rounds=rounds)
+        most = max(counts)
+        await _measure_whole(_size(session, most), against, whole, findings, by_count[most])
     return findings
 
 
@@ -129,24 +132,35 @@ def _size(session: Session, count: int) -> Session:
 
 
 async def _measure_whole(
-    session: Session, swap: Swap, content: bytes, findings: Findings, *, rounds: int
+    session: Session, swap: Swap, content: bytes, findings: Findings, together: Sequence[Measurement]
 ) -> None:
+    """As often as ``together``, which is what is compared with."""
     own: list[Measurement] = []
 
     async def measure_all() -> None:
         swap.open()
         await swap.put(content)
-        for number in range(rounds):
-            one = await session.measure(f'placement = "{WHOLE}"', number=number, rounds=rounds)
+        for number in range(len(together)):
+            one = await session.measure(f'placement = "{WHOLE}"', number=number, rounds=len(together))
             findings.measurements.append(one)
             if session.stop.is_set():
                 raise StoppedError("stopped")
             own.append(one)
 
     await _attempt(findings, measure_all, lambda wait: _restore_file(swap, wait=wait), session)
-    if own and findings.curve is not None and findings.curve.points:
-        mean = sum(one.summary.output_tokens_per_sec for one in own) / len(own)
-        findings.whole_ratio = findings.curve.points[-1].throughput.mean / mean if mean else None
+    if not own:
+        return
+    findings.whole_ratio = ratio_of_means(_list_rates(together), _list_rates(own))
+    shares = [sum(one.summary.failed_share for one in several) / len(several) for several in (together, own)]
+    if abs(shares[0] - shares[1]) > FAILED_APART:
+        findings.notes.append(
+            f"REQUESTS FAILED, and not alike: {shares[0] * 100:.1f} % with all instances, "
+            f"{shares[1] * 100:.1f} % with the unbound one. Their throughput is not of the same load."
+        )
+
+
+def _list_rates(measurements: Sequence[Measurement]) -> tuple[float, ...]:
+    return tuple(one.summary.output_tokens_per_sec for one in measurements)
 
 
 async def _attempt(
@@ -190,7 +204,7 @@ def _add_curve(
         Measured(
             instances=count,
             names=kept[count],
-            output_tokens_per_sec=tuple(one.summary.output_tokens_per_sec for one in several),
+            output_tokens_per_sec=_list_rates(several),
             requests_per_sec=tuple(one.summary.requests_per_sec for one in several),
             clients=load.for_instances(count).clients,
             failed_share=sum(one.summary.failed_share for one in several) / len(several),
@@ -220,7 +234,7 @@ def findings_document(findings: Findings) -> dict[str, Any]:
         }
         if findings.verdicts
         else None,
-        "whole_ratio": findings.whole_ratio,
+        "whole_ratio": findings.whole_ratio.document() if findings.whole_ratio is not None else None,
         "trouble": findings.trouble,
         "left": findings.left,
         "is_interrupted": findings.is_interrupted,

@@ -14,19 +14,17 @@ from ovms_scaler.errors import InputError
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
+# Keys by which a pool keeps to a part of the machine.
+_CONFINING = ("nodes", "reserve_cpus")
+
+
 def make_whole(text: str) -> str:
     """The configuration with ``placement = "whole"`` in each pool on NUMA nodes.
 
     Raises InputError without any, and when it is not TOML.
     """
-    try:
-        document = tomllib.loads(text)
-    except ValueError as error:
-        raise InputError(
-            f"the configuration is not TOML: {error}", hint="ovms-scalerctl check-config"
-        ) from error
-    pools = document.get("pool", [])
-    changed = [pool for pool in pools if pool.get("placement", Placement.numa) == Placement.numa]
+    document = _read(text)
+    changed = _list_pools(document)
     if not changed:
         raise InputError('no pool of the file has placement = "numa", so there is nothing to compare with')
     for pool in changed:
@@ -37,6 +35,37 @@ def make_whole(text: str) -> str:
         "# The same with one unbound instance in place of one for each NUMA node, for a comparison.\n"
         + render_toml(document)
     )
+
+
+def note_confined(text: str) -> list[str]:
+    """What to know of the comparison where pools have a part of the machine only. Raises InputError."""
+    kept = [
+        f"pool {pool.get('name', '')} has {key} = {_render_value(pool[key])}"
+        for pool in _list_pools(_read(text))
+        for key in _CONFINING
+        if pool.get(key)
+    ]
+    if not kept:
+        return []
+    return [
+        f"THE UNBOUND INSTANCE MAY USE MORE OF THE MACHINE: {'; '.join(kept)}, which placement = "
+        f'"{Placement.whole}" does not know.'
+    ]
+
+
+def _read(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except ValueError as error:
+        raise InputError(
+            f"the configuration is not TOML: {error}", hint="ovms-scalerctl check-config"
+        ) from error
+
+
+def _list_pools(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Those on NUMA nodes."""
+    pools = document.get("pool", [])
+    return [pool for pool in pools if pool.get("placement", Placement.numa) == Placement.numa]
 
 
 def render_toml(document: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ovms_scaler.bench.whole import make_whole
+from ovms_scaler.bench.whole import make_whole, note_confined
 from ovms_scaler.errors import ConfigError, HostError, RefusedError
 
 Document = Mapping[str, Any]
@@ -57,14 +57,18 @@ def name_sides(one: Path, two: Path) -> tuple[str, str]:
     return f"{one.name}, the first", f"{two.name}, the second"
 
 
-def read_whole_config(file: Path) -> bytes:
-    """``file`` with one unbound instance for each pool on NUMA nodes. Raises ScalerError."""
+def read_whole_config(file: Path) -> tuple[bytes, list[str]]:
+    """``file`` with one unbound instance for each pool on NUMA nodes, and what to know of it.
+
+    Raises ScalerError.
+    """
     try:
-        content = make_whole(file.read_text()).encode()
+        text = file.read_text()
+        content, notes = make_whole(text).encode(), note_confined(text)
     except (OSError, UnicodeDecodeError) as error:
         raise HostError(f"cannot read {file}: {error}", hint="run this as root") from error
     _check(content, file, name=f'{file} with placement = "whole"')
-    return content
+    return content, notes
 
 
 def _check(content: bytes, file: Path, *, name: str) -> None:

@@ -26,7 +26,7 @@ def show_report(document: Document) -> None:
         tables.show("", _runs_table(measurements))
     if document["curve"] is not None:
         tables.show("", _curve_table(document["curve"]), "")
-        tables.show(*_sentences([document["knee_text"], document["whole_text"]]))
+        tables.show(*_sentences([document["load_text"], document["knee_text"], document["whole_text"]]))
         tables.show(*_sentences(document["curve"]["notes"], "bold yellow"))
     if document["comparison"] is not None:
         names = document["comparison"]["names"]
@@ -85,11 +85,12 @@ def _runs_table(measurements: Sequence[Document]) -> RenderableType:
 
 
 def _curve_table(curve: Document) -> RenderableType:
-    columns = ("Instances", "tok/s", "Times one", "Efficiency", "Each further")
+    columns = ("Instances", "Clients", "tok/s", "Times one", "Efficiency", "Each further")
     shown = make_table(*columns, right=columns)
     for point in curve["points"]:
         shown.add_row(
             cell(point["instances"]),
+            cell(point["clients"]),
             cell(f"{point['output_tokens_per_sec']['mean']:.1f}"),
             cell(None if point["speedup"] is None else f"{point['speedup']:.2f}"),
             cell(_percent(point["efficiency"])),

@@ -16,7 +16,7 @@ from ovms_scaler.bench.document import Context, Document, make_document
 from ovms_scaler.bench.fleet import Fleet
 from ovms_scaler.bench.front import Front, find_front
 from ovms_scaler.bench.load import Load
-from ovms_scaler.bench.rotation import StoppedError, find_members
+from ovms_scaler.bench.rotation import StoppedError, find_members, require_all
 from ovms_scaler.bench.running import Findings, Side, run_compare, run_once, run_scale
 from ovms_scaler.bench.session import Session
 from ovms_scaler.bench.swapping import Swap
@@ -135,13 +135,17 @@ async def _measure(request: Request, place: Place, session: Session, host: Agent
     if request.scale:
         members = find_members(status, place.upstream, max(request.scale))
         against, whole = None, b""
+        notes: list[str] = []
         if request.against_whole:
+            require_all(members, request.scale)
             file = find_config(status)
-            whole = read_whole_config(file)
+            whole, notes = read_whole_config(file)
             against = make_swap(file)
-        return await run_scale(
+        findings = await run_scale(
             session, host, members, request.scale, rounds=request.rounds, against=against, whole=whole
         )
+        findings.notes += notes if findings.whole_ratio is not None else []
+        return findings
     return await run_once(session, find_routed(place) or None)
 
 

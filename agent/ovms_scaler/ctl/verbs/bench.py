@@ -115,9 +115,12 @@ class _Number(click.FloatRange):
     "--scale",
     "scale_text",
     metavar="N,N,...",
-    help="Measure with so many instances each; the others are drained meanwhile.",
+    help="Measure with so many instances each; the others are drained meanwhile. By default each "
+    "has 32 clients; with --max-concurrency or --request-rate the load is one and the same.",
 )
-@click.option("--against-whole", is_flag=True, help="With --scale: then with one unbound instance, too.")
+@click.option(
+    "--against-whole", is_flag=True, help="With --scale up to all: then one unbound instance, too."
+)
 @click.option(
     "--compare",
     nargs=2,
