@@ -120,6 +120,55 @@ def test_a_report_that_cannot_be_written_is_told_before_anything_is_measured(
     assert front.bodies == []
 
 
+def test_a_report_that_cannot_be_written_at_the_end_is_shown_all_the_same(front: Front, ctl: Ctl) -> None:
+    measured = ctl("bench", *SMALL, "--url", front.url, "--socket", "/nowhere", "--html", "/dev/full")
+    assert measured.status == 1
+    assert "Successful requests:                     8" in measured.out.splitlines()
+    assert "cannot write /dev/full: No space left on device" in measured.err
+    assert "hint: " in measured.err
+
+
+def test_an_interrupt_counts_for_more_than_a_page_that_cannot_be_written(front: Front) -> None:
+    async def script(caller: Caller) -> None:
+        if caller.number == 6:
+            process.send_signal(signal.SIGINT)
+        await good(caller)
+
+    front.script = script
+    arguments = (*SMALL, "--num-prompts", "5000", "--url", front.url, "--socket", "/nowhere")
+    with begin(*arguments, "--html", "/dev/full") as process:
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Successful requests:" in out
+    assert "cannot write /dev/full" in err
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_nothing_is_left_where_a_report_was_to_be(
+    front: Front, ctl: Ctl, tmp_path: Path, *, link: bool
+) -> None:
+    page = tmp_path / "report.html"
+    if link:
+        page.symlink_to("elsewhere.html")
+    front.gets["/v3/models"] = (503, {})
+    refused = ctl("bench", *SMALL, "--url", front.url, "--socket", "/nowhere", "--html", page)
+    assert refused.status == 1
+    assert list(tmp_path.iterdir()) == [page] * link
+
+
+def test_a_report_of_before_stays_until_there_is_another(front: Front, ctl: Ctl, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text("before")
+    arguments = (*SMALL, "--url", front.url, "--socket", "/nowhere", "--html", page)
+    usual = front.gets["/v3/models"]
+    front.gets["/v3/models"] = (503, {})
+    ctl("bench", *arguments)
+    assert page.read_text() == "before"
+    front.gets["/v3/models"] = usual
+    assert ctl("bench", *arguments).status == 0
+    assert page.read_text().startswith("<!DOCTYPE html>")
+
+
 def test_json_is_one_document(front: Front, ctl: Ctl) -> None:
     measured = ctl("bench", *SMALL, "--url", front.url, "--socket", "/nowhere", "--json", "--seed", "7")
     document = measured.json()

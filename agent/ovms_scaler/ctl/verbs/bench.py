@@ -167,22 +167,20 @@ def bench(*, html: Path | None, as_json: bool, **options: Any) -> Exit:
       ovms-scalerctl bench --compare bind.toml preferred.toml --allow-outage
     """
     from ovms_scaler.bench.rotation import StoppedError
+    from ovms_scaler.ctl.bench_page import try_page, write_page
     from ovms_scaler.ctl.bench_request import make_request
     from ovms_scaler.ctl.benching import bench as measure
 
     request = make_request(**options)
     if html is not None:
-        html.open("a").close()  # better now than after an hour
+        try_page(html)
     try:
         document = measure(request)
     except StoppedError as error:
         output.complain(f"{PROGRAM}: {error}")
         return Exit.interrupted
-    if html is not None:
-        from ovms_scaler.bench.report import render_report
-
-        # Before it is shown: the terminal may be what went away.
-        html.write_text(render_report(document), encoding="utf-8")
+    # Before it is shown: the terminal may be what went away.
+    trouble = write_page(html, document) if html is not None else ""
     if as_json:
         output.show_json(document)
     else:
@@ -190,8 +188,9 @@ def bench(*, html: Path | None, as_json: bool, **options: Any) -> Exit:
 
         show_report(document)
     if html is not None:
-        output.complain(f"report: {html}")
-    return _judge(document)
+        output.complain(trouble or f"report: {html}")
+    found = _judge(document)
+    return Exit.bad_news if trouble and found is Exit.good else found
 
 
 def _judge(document: Any) -> Exit:
