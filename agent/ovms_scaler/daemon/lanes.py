@@ -7,9 +7,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Generic
+from concurrent.futures import Future, wait
+from functools import partial
+from typing import Generic, TypeVar
 
 from ovms_scaler.core.use import SPAN_SEC, T
+from ovms_scaler.errors import DeadlineError, HostError
+
+V = TypeVar("V")
 
 # Who asks more often is told what was seen last.
 INTERVAL_SEC = 1.0
@@ -61,3 +66,107 @@ class Lane(Generic[T]):
         if sample is not None:
             self._samples.append(sample)
         self._done.set()
+
+
+class Errand:
+    """Does one thing at a time in a thread, however long it takes: a thread that hangs cannot be ended."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def is_under_way(self) -> bool:
+        return not self._idle.is_set()
+
+    async def idle(self) -> None:
+        """Until what is under way is over, if anything is."""
+        await self._idle.wait()
+
+    def begin(self, do: Callable[[], V]) -> Future[V]:
+        """To be called when nothing is under way; who waits no longer for what comes of it ends nothing."""
+        self._idle.clear()
+        loop = asyncio.get_running_loop()
+        future = run_apart(self._name, do)
+
+        def end(_: Future[V]) -> None:
+            with contextlib.suppress(RuntimeError):  # the agent has ended meanwhile
+                loop.call_soon_threadsafe(self._idle.set)
+
+        future.add_done_callback(end)
+        return future
+
+
+class Source(Generic[V]):
+    """Something that may never answer, for a thread that has to know it: ``ask``, and then ``answer``."""
+
+    def __init__(self, what: str, *, hint: str, patience_sec: float) -> None:
+        """``what`` and ``hint`` are for the error; nobody waits longer than that for one reading."""
+        self.what = what
+        self.last: V | None = None  # what it answered last, maybe when nobody waited any more
+        self._hint = hint
+        self._patience_sec = patience_sec
+        self._read: Callable[[], V] | None = None
+        self._reading: Future[V] | None = None
+        self._began_sec = float("-inf")
+        self._is_earlier = False
+
+    @property
+    def is_under_way(self) -> bool:
+        return self._reading is not None and not self._reading.done()
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it has not answered for so long that nobody waits for it."""
+        return self.is_under_way and time.monotonic() - self._began_sec >= self._patience_sec
+
+    def ask(self, read: Callable[[], V]) -> None:
+        """Begin to read, if the reading before is over."""
+        self._read = read
+        self._is_earlier = self.is_under_way
+        if not self._is_earlier:
+            self._begin()
+
+    def answer(self, *, within_sec: float) -> V:
+        """What was read since it was asked. Raises DeadlineError, and what reading raises."""
+        until_sec = time.monotonic() + within_sec
+        if self._is_earlier:  # what comes of that may be older than the question
+            self._wait(until_sec)
+            self._begin()
+            self._is_earlier = False
+        return self._wait(until_sec).result()
+
+    def _begin(self) -> None:
+        assert self._read is not None  # since ask()
+        self._began_sec = time.monotonic()
+        self._reading = run_apart(f"read {self.what}", partial(self._keep, self._read))
+
+    def _keep(self, read: Callable[[], V]) -> V:
+        self.last = found = read()
+        return found
+
+    def _wait(self, until_sec: float) -> Future[V]:
+        assert self._reading is not None  # since ask()
+        left_sec = min(until_sec, self._began_sec + self._patience_sec) - time.monotonic()
+        if not wait([self._reading], max(left_sec, 0.0)).done:
+            raise DeadlineError(f"{self.what} does not answer", hint=self._hint)
+        return self._reading
+
+
+def run_apart(name: str, do: Callable[[], V]) -> Future[V]:
+    """Do it in a thread that no exit waits for: a driver may keep it. The future raises what it raises."""
+    future: Future[V] = Future()
+    future.set_running_or_notify_cancel()  # nobody can cancel what cannot be ended
+
+    def run() -> None:
+        try:
+            future.set_result(do())
+        except BaseException as error:
+            future.set_exception(error)
+
+    try:
+        threading.Thread(target=run, name=name, daemon=True).start()
+    except RuntimeError:  # TasksMax=
+        future.set_exception(HostError("no more threads may be had", hint="systemctl status ovms-scaler"))
+    return future
