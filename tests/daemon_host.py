@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,6 @@ from ovms_scaler.daemon.ends import Ends
 from ovms_scaler.daemon.health import HealthWatch
 from ovms_scaler.daemon.observe import Memory, Observer
 from ovms_scaler.daemon.wedges import Wedges
-from ovms_scaler.errors import HostError
 from ovms_scaler.host.notify import Notifier
 from ovms_scaler.host.store import Store
 from ovms_scaler.offline import resolve_config
@@ -51,7 +51,7 @@ class DaemonHost:
     """Everything that the agent is made of; ``nodes`` nodes of four CPUs, ``model`` in every pool.
 
     ``resolved`` tells of each time that the machine was looked at whether that was for a planned change;
-    ``trouble`` is raised then.
+    ``trouble`` is raised then. ``asked`` is how often that began: it hangs while ``answers`` is cleared.
     """
 
     root: Path
@@ -69,7 +69,10 @@ class DaemonHost:
     gpus: dict[str, Gpu] = field(default_factory=dict)
     plugged: int = 0
     resolved: list[bool] = field(default_factory=list)
-    trouble: HostError | None = None
+    trouble: Exception | None = None
+    asked: int = 0
+    answers: threading.Event = field(default_factory=threading.Event)
+    _asking: threading.Condition = field(default_factory=threading.Condition)
     woken: int = 0
     agent: Agent | None = None
     admin: Admin = field(default_factory=Admin)
@@ -100,10 +103,23 @@ class DaemonHost:
         return world.topology(self.nodes, gpus=self.gpus.values())
 
     def resolve(self, config: Config, books: Books, *, planned: bool) -> Target:
+        with self._asking:
+            self.asked += 1
+            self._asking.notify_all()
+        self.answers.wait(LIMIT_SEC)
         if self.trouble is not None:
             raise self.trouble
         self.resolved.append(planned)
         return resolve_config(config, self.topology, books, read=lambda _: self.model, planned=planned)
+
+    async def until_asked(self, times: int) -> None:
+        """Until somebody has begun so often to look at the machine, whatever comes of it."""
+
+        def wait() -> bool:
+            with self._asking:
+                return self._asking.wait_for(lambda: self.asked >= times, LIMIT_SEC)
+
+        assert await asyncio.to_thread(wait)
 
     def plug(self, address: str, *, render: int = 128, node: int = 0) -> None:
         """A GPU is put in: its render node leads to a directory of its own, as in sysfs."""
@@ -209,11 +225,13 @@ async def daemon_host(root: Path) -> AsyncIterator[DaemonHost]:
         wedges=wedges,
     )
     made.append(host)
+    host.answers.set()
     units.subscribe(host.note_processes)
     host.connect()
     try:
         yield host
     finally:
+        host.answers.set()
         await applier.close()
         await health.close()
         for notifier in host.notifiers:

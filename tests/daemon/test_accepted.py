@@ -27,7 +27,7 @@ async def test_an_outage_is_allowed_for_one_change(host: DaemonHost) -> None:
     async with running(host) as run:
         process = await serve(host, run)
         host.configure(CHANGED)
-        run.agent.reload(allow_outage=True)
+        await run.agent.reload(allow_outage=True)
         await run.until(lambda: run.read()["pid"] not in (None, process))
         process = await serve(host, run)
         await run.until(lambda: host.store.read_note(OUTAGE) is None)
@@ -49,7 +49,7 @@ async def test_an_agent_that_comes_back_in_the_middle_goes_on(host: DaemonHost) 
         process = await serve(host, run)
         host.connect(BUSY)
         host.configure(CHANGED)
-        run.agent.reload(allow_outage=True)
+        await run.agent.reload(allow_outage=True)
         await run.until_state("draining")
     await host.health.close()
     async with running(host) as run:
@@ -68,7 +68,7 @@ async def test_what_was_allowed_for_one_configuration_is_not_for_another(host: D
         process = await serve(host, run)
         host.connect(BUSY)
         host.configure(CHANGED)
-        run.agent.reload(allow_outage=True)
+        await run.agent.reload(allow_outage=True)
     await host.health.close()
     host.configure(CHANGED.replace('"physical"', '"physical"\nreserve_cpus = "0"'))
     async with running(host) as run:

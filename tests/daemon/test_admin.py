@@ -91,10 +91,10 @@ async def test_a_reload_takes_it_elsewhere_and_the_status_tells_of_trouble(host:
         async with running(host) as run, admin_open(host.admin, Shown()):
             await until(lambda: "Address already in use" in str(run.agent.document()["problems"]))
             host.configure(f'{CONFIG}[admin]\nlisten = "127.0.0.1:{port}"\n')
-            run.agent.reload(allow_outage=False)
+            await run.agent.reload(allow_outage=False)
             await until(lambda: is_open(port) and run.agent.document()["problems"] == [])
             host.configure(f'{CONFIG}[admin]\nlisten = ""\n')
-            run.agent.reload(allow_outage=False)
+            await run.agent.reload(allow_outage=False)
             await until(lambda: not is_open(port))
     assert host.tally.passes.counts != [0] * len(host.tally.passes.counts)
 

@@ -145,7 +145,7 @@ async def test_a_bad_configuration_and_nothing_to_go_on_with(host: DaemonHost, a
         assert "no configuration in force" in await run.next_word()
         # A good one is taken as soon as it is there.
         host.configure()
-        run.agent.reload(allow_outage=False)
+        await run.agent.reload(allow_outage=False)
         await run.until_state("loading")
 
 
@@ -163,7 +163,7 @@ async def test_a_bad_reload_keeps_what_is_in_force(host: DaemonHost) -> None:
         await run.until(lambda: run.routed)
         host.configure(BAD)
         with pytest.raises(ConfigError, match=r"config\.toml: health\.placement: is not a key"):
-            run.agent.reload(allow_outage=False)
+            await run.agent.reload(allow_outage=False)
         await run.until(lambda: host.said[-1].startswith("READY=1"))
         assert "RELOADING=1" in host.said[-2]
         assert run.routed
@@ -172,7 +172,7 @@ async def test_a_bad_reload_keeps_what_is_in_force(host: DaemonHost) -> None:
             "interval_sec": 0.1
         }
         host.configure()
-        run.agent.reload(allow_outage=False)
+        await run.agent.reload(allow_outage=False)
         config = run.agent.document()["config"]
         assert config == {"file": str(host.config_file), "error": "", "hint": ""}
 
@@ -184,10 +184,10 @@ async def test_a_change_needs_permission_for_an_outage(host: DaemonHost) -> None
         await run.until(lambda: run.routed)
         process = run.read()["pid"]
         host.configure(CONFIG.replace("[health]", 'smt = "physical"\n[health]'))
-        run.agent.reload(allow_outage=False)
+        await run.agent.reload(allow_outage=False)
         await run.until(lambda: "outage" in str(run.read().get("reason")))
         assert (run.read()["state"], run.read()["pid"]) == ("ready", process)
-        run.agent.reload(allow_outage=True)
+        await run.agent.reload(allow_outage=True)
         await run.until(lambda: run.read()["pid"] not in (None, process))
         await run.until(lambda: run.routed)
         assert host.units.loaded[UNIT].text.count("CPUAffinity=0,2\n") == 1
@@ -199,7 +199,7 @@ async def test_a_pool_that_is_renamed_is_replaced(host: DaemonHost) -> None:
     async with running(host) as run:
         await run.until(lambda: run.routed)
         host.configure(OTHER)
-        run.agent.reload(allow_outage=False)
+        await run.agent.reload(allow_outage=False)
         await run.until(lambda: run.read("code-numa0").get("in_rotation") is True)
         await run.until(lambda: not run.read("chat-numa0"))
     assert host.store.list_instances() == {"code-numa0"}
@@ -221,9 +221,9 @@ async def test_a_corrupt_port_book_is_not_guessed_around(host: DaemonHost, book:
         assert "cannot use the port book" in await run.next_word()
         assert why in str(run.agent.document()["config"])
         with pytest.raises(HostError, match="cannot use the port book"):
-            run.agent.reload(allow_outage=False)
+            await run.agent.reload(allow_outage=False)
         (host.root / "var/lib/ovms-scaler/ports.json").unlink()
-        run.agent.reload(allow_outage=False)
+        await run.agent.reload(allow_outage=False)
         await run.until_state("loading")
 
 
@@ -305,7 +305,7 @@ async def test_a_look_for_an_earlier_configuration_is_not_planned_by(host: Daemo
     async with running(host) as run:
         await asyncio.sleep(0)  # the first pass begins, and waits for systemd
         host.configure(OTHER)
-        run.agent.reload(allow_outage=False)
+        await run.agent.reload(allow_outage=False)
         host.units.thaw()
         await run.until(lambda: run.read("code-numa0").get("in_rotation") is True)
     assert ("start", UNIT) not in host.units.calls
@@ -350,7 +350,7 @@ async def test_a_vanished_model_disturbs_nobody_who_serves(host: DaemonHost) -> 
     async with running(host) as run:
         await run.until(lambda: run.routed)
         host.model = replace(host.model, kind=None, problem="no such directory")
-        run.agent.reload(allow_outage=False)
+        await run.agent.reload(allow_outage=False)
         await run.next_word()
         await host.engine().count(2)
         assert (run.read()["state"], run.routed) == ("ready", True)
@@ -372,7 +372,7 @@ async def test_the_status_is_json_before_the_first_pass(host: DaemonHost) -> Non
     assert json.loads(json.dumps(agent.document()))["instances"] == []
     host.configure(BAD)
     with pytest.raises(ConfigError):
-        agent.reload(allow_outage=False)
+        await agent.reload(allow_outage=False)
 
 
 async def test_a_pass_that_waits_for_long_is_no_reason_for_the_watchdog(host: DaemonHost) -> None:

@@ -170,7 +170,7 @@ async def test_new_card_waits_for_cores_until_they_are_planned(gpus: DaemonHost)
 async def test_changed_configuration_and_a_reload_are_planned(gpus: DaemonHost) -> None:
     async with running(gpus) as run:
         await run.until_state("ready", ON_A)
-        run.agent.reload(allow_outage=False)
+        await run.agent.reload(allow_outage=False)
         assert gpus.resolved[-1]
     await gpus.health.close()
     gpus.configure(CONFIG.replace("[health]", "weight = 7\n[health]"))
@@ -235,10 +235,10 @@ async def test_corrupt_book_is_not_guessed_around(gpus: DaemonHost, book: str, w
         assert "cannot use the GPU book" in await run.next_word()
         assert why in str(run.agent.document()["config"])
         with pytest.raises(HostError, match="cannot use the GPU book") as caught:
-            run.agent.reload(allow_outage=False)
+            await run.agent.reload(allow_outage=False)
         assert str(caught.value.hint).startswith("restore it, or remove it while nothing runs")
         (gpus.root / BOOK).unlink()
-        run.agent.reload(allow_outage=False)
+        await run.agent.reload(allow_outage=False)
         await run.until(in_rotation(run, *ALL))
 
 
@@ -280,7 +280,7 @@ async def test_quarantine_outlasts_the_agent_and_ends_with_a_reload(gpus: Daemon
     async with running(gpus) as run:
         await run.until_state("quarantined", ON_A)
         gpus.units.calls.clear()
-        run.agent.reload(allow_outage=False)
+        await run.agent.reload(allow_outage=False)
         await run.until(in_rotation(run, *ALL))
         assert orders(gpus) == [("start", HELPER), ("start", UNIT_A)]
 

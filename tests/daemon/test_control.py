@@ -20,6 +20,7 @@ import aiohttp
 import pytest
 from daemon_host import CONFIG, SERVING, DaemonHost, Running, running
 
+from ovms_scaler.daemon import intent
 from ovms_scaler.daemon.control import MAX_REQUEST_BYTES, Control
 from ovms_scaler.daemon.events import Events
 from ovms_scaler.daemon.measuring import Measuring
@@ -298,6 +299,42 @@ async def test_an_agent_that_ends_waits_for_no_client(host: DaemonHost, open_dir
 async def test_reloads_at_once_are_all_answered(served: Served) -> None:
     answers = await asyncio.gather(*(ask(served, "POST", "/v1/reload") for _ in range(5)))
     assert [answer["instances"] for _, answer in answers] == [1] * 5
+
+
+async def test_a_reload_that_hangs_holds_up_nobody_else(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await waiting_for(served, "loading")
+    served.host.answers.clear()
+    asked = served.host.asked
+    reload = asyncio.create_task(ask(served, "POST", "/v1/reload"))
+    await served.host.until_asked(asked + 1)
+    assert (await ask(served, "GET", "/v1/status"))[1]["config"]["error"] == ""
+    assert (await ask(served, "POST", "/v1/drain", json={"name": "chat"}))[0] == 200
+    await waiting_for(served, "drained")
+    served.host.answers.set()
+    assert (await reload)[0] == 200
+    served.host.answers.clear()
+    monkeypatch.setattr(intent, "PATIENCE_SEC", 0.01)
+    status, answer = await ask(served, "POST", "/v1/reload")
+    assert status == 400
+    assert "the one in force stays: the machine or a model does not answer" in message(answer)
+
+
+async def test_an_agent_that_ends_waits_for_no_reload(host: DaemonHost, open_directory: Path) -> None:
+    host.configure()
+    async with running(host) as run:
+        control = Control(run.agent, open_directory / "control.sock")
+        await control.open()
+        host.answers.clear()
+        asked = host.asked
+        reader, writer = await asyncio.open_unix_connection(str(open_directory / "control.sock"))
+        writer.write(b"POST /v1/reload HTTP/1.1\r\nHost: agent\r\nContent-Length: 0\r\n\r\n")
+        await host.until_asked(asked + 1)
+        async with asyncio.timeout(LIMIT_SEC):
+            await control.close()
+            assert await reader.read() == b""
+        writer.close()
 
 
 def ask_as(uid: int, path: Path, method: str, target: str) -> str:

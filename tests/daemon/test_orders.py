@@ -162,7 +162,7 @@ async def test_an_order_needs_a_configuration_and_a_name_in_it(host: DaemonHost)
     with pytest.raises(RefusedError, match="no configuration in force"):
         agent.orders.drain(FIRST, allow_outage=False)
     prepare(host)
-    agent.reload(allow_outage=False)
+    await agent.reload(allow_outage=False)
     with pytest.raises(UnknownNameError):
         agent.orders.drain("other", allow_outage=False)
 
@@ -174,5 +174,5 @@ async def test_a_drain_ends_with_the_instance_that_it_is_about(host: DaemonHost)
         run.agent.orders.drain(FIRST, allow_outage=False)
         await run.until_state("drained", FIRST)
         host.configure(CONFIG.replace('"chat"', '"code"'))
-        run.agent.reload(allow_outage=True)
+        await run.agent.reload(allow_outage=True)
         assert run.agent.orders.current.drained == {}

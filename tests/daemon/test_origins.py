@@ -115,11 +115,11 @@ async def test_new_weights_are_told_and_come_with_the_next_reload(host: DaemonHo
         assert run.read()["reason"] == "it runs an older model than there is now"
         assert (run.read()["state"], run.agent.orders.current.restarts) == ("ready", {})
         assert await serve(host, run) == processes
-        run.agent.reload(allow_outage=False)
+        await run.agent.reload(allow_outage=False)
         await run.until(lambda: bool(run.agent.orders.current.restarts))
         await run.until(lambda: not run.agent.orders.current.restarts)
         again = await serve(host, run)
         assert not set(again) & set(processes)
         assert run.read()["reason"] == ""
-        run.agent.reload(allow_outage=False)
+        await run.agent.reload(allow_outage=False)
         assert await serve(host, run) == again

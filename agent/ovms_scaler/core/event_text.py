@@ -154,7 +154,7 @@ _SENTENCES = {
         text="there is no configuration in force; nor can the one before be used: {error}", hint=_CHECK
     ),
     "cannot resolve again, going on with the earlier target": _Said(
-        text="the machine changed and the configuration does not fit it; all stays as it was: {error}",
+        text="the configuration cannot be fitted to the machine as it is now; all stays as it was: {error}",
         hint=f"ovms-scalerctl topology; {_CHECK}",
     ),
     # Instances

@@ -3,14 +3,12 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import structlog
 
-from ovms_scaler import config as configuration
-from ovms_scaler.core.books import Books
 from ovms_scaler.core.device_event import DeviceEvent
 from ovms_scaler.core.facts import Facts
 from ovms_scaler.core.plan import Plan, plan
@@ -18,14 +16,14 @@ from ovms_scaler.core.spec import GpuRules
 from ovms_scaler.core.status import Document, status_document
 from ovms_scaler.core.tally import Tally
 from ovms_scaler.core.target import Target
-from ovms_scaler.daemon.accepted import Accepted
 from ovms_scaler.daemon.admin import Admin
 from ovms_scaler.daemon.apply import Applier
 from ovms_scaler.daemon.changes import Changes
+from ovms_scaler.daemon.intent import Intent, Resolve
 from ovms_scaler.daemon.observe import Observer
 from ovms_scaler.daemon.orders import OrderDesk, View
 from ovms_scaler.daemon.wedges import Wedges
-from ovms_scaler.errors import ScalerError
+from ovms_scaler.errors import DeadlineError
 from ovms_scaler.host.notify import Notifier
 from ovms_scaler.host.store import Store
 
@@ -37,12 +35,6 @@ PASS_INTERVAL_SEC = 10.0
 FAILED_PASS_SEC = 1.0
 # Beyond any job that a pass waits for (host/systemd.JOB_SEC, twice: a reload and going back).
 LONGEST_PASS_SEC = 300.0
-
-
-class Resolve(Protocol):
-    """Makes a target of a configuration. Raises ScalerError."""
-
-    def __call__(self, config: configuration.Config, books: Books, *, planned: bool) -> Target: ...
 
 
 class Agent:
@@ -60,29 +52,29 @@ class Agent:
         notifier: Notifier,
         admin: Admin,
         tally: Tally,
+        list_silent: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
-        """``resolve`` makes a target of a configuration; ``planned`` as in core.placement.place."""
+        """``resolve`` and ``list_silent`` as in Intent."""
         self._config_file = config_file
-        self._resolve = resolve
-        self._store = store
         self._observer = observer
         self._applier = applier
         self._wedges = wedges
         self._notifier = notifier
         self._admin = admin
         self._tally = tally
-        self._config: configuration.Config | None = None
-        self._config_error = ""
-        self._resolve_error = ""
-        self._target: Target | None = None
+        self._intent = Intent(
+            config_file=config_file,
+            resolve=resolve,
+            store=store,
+            took=self._note_target,
+            wake=self.wake,
+            list_silent=list_silent,
+        )
         self._facts = Facts()
         self._plan: Plan | None = None
         self._changes = Changes()
-        self._accepted = Accepted(store)
         self._is_reloaded = False
         self._failures: tuple[str, ...] = ()
-        self._devices_changed = False
-        self._polls_devices = False
         self._pass_began = time.monotonic()
         self._wake = asyncio.Event()
         self.orders = OrderDesk(store, applier, self.view, self.wake)
@@ -93,57 +85,29 @@ class Agent:
 
     def note_devices(self) -> None:
         """Have the machine looked at anew, as something about its devices changed."""
-        self._devices_changed = True
-        self.wake()
+        self._intent.note_devices()
 
     def poll_devices(self) -> None:
         """Look at the machine anew in every pass, as nobody tells of changes."""
-        self._polls_devices = True
+        self._intent.poll_devices()
 
     def note_hang(self, event: DeviceEvent) -> None:
         """Take in that a GPU hangs."""
-        rules = self._config.spec.gpu if self._config is not None else GpuRules()
+        rules = self._target.gpu if self._target is not None else GpuRules()
         self._wedges.note_hang(event, window_sec=rules.recovery_window_sec)
         self.wake()
 
     def load(self) -> None:
-        """Take the configuration; a bad one leaves the last accepted in this boot in force, if any.
+        """As ``Intent.load``."""
+        self._intent.load()
 
-        An agent that comes back finds what it left: only what the administrator changed is planned.
-        """
-        accepted = self._accepted.read()
-        try:
-            config = configuration.read_config(self._config_file)
-            self._accept(config, planned=config.document() != accepted)
-            self._accepted.recall(config)
-            return
-        except ScalerError as error:
-            self._config_error = str(error)
-            log.error("configuration not accepted", file=str(self._config_file), error=str(error))
-        if accepted is None:
-            return
-        try:
-            config = configuration.restore_config(accepted)
-            self._accept(config, planned=False, remember=False)
-            self._accepted.recall(config)
-            log.warning("going on with the configuration accepted before", file=str(self._config_file))
-        except ScalerError as error:
-            log.error("cannot go on with the configuration accepted before", error=str(error))
-
-    def reload(self, *, allow_outage: bool) -> None:
-        """Take a new configuration. Raises ScalerError for a bad one; the old one stays in force."""
+    async def reload(self, *, allow_outage: bool) -> None:
+        """As ``Intent.reload``; what the proxy refused before is tried again."""
         self._notifier.reloading()
         try:
-            config = configuration.read_config(self._config_file)
-            self._accept(config, planned=True)
-        except ScalerError as error:
-            self._config_error = str(error)
-            log.error("configuration not accepted", file=str(self._config_file), error=str(error))
-            raise
+            await self._intent.reload(allow_outage=allow_outage)
         finally:
             self._notifier.ready(self._summary())
-        self._config_error = ""
-        self._accepted.allow(config, outage=allow_outage)
         self._is_reloaded = True
         self._applier.forget_refusals()
         log.info("configuration accepted", file=str(self._config_file), allow_outage=allow_outage)
@@ -166,6 +130,7 @@ class Agent:
             self._notifier.watchdog()
 
     async def _run_passes(self) -> None:
+        self._begin_pass()
         await self._observe()
         self._notifier.ready(self._summary())
         while True:
@@ -174,8 +139,14 @@ class Agent:
             self._notifier.watchdog()
             self._notifier.status(self._summary())
             await self._wait()
-            self._look_again()
+            self._begin_pass()
+            await self._intent.look_again()
             await self._observe()
+
+    def _begin_pass(self) -> None:
+        """Whatever happens from now on may be too late for this pass."""
+        self._pass_began = time.monotonic()
+        self._wake.clear()
 
     def wanted_count(self) -> int:
         """Instances that the configuration in force asks for."""
@@ -183,7 +154,8 @@ class Agent:
 
     def document(self) -> Document:
         """The status, as ``ovms-scalerctl status --json`` prints it."""
-        errors = (self.orders.problem, self._accepted.problem, self._resolve_error, self._admin.problem)
+        intent = self._intent
+        errors = (self.orders.problem, intent.accepted.problem, *intent.problems, self._admin.problem)
         problems = [*self._observer.problems, *filter(None, errors), *self._failures]
         return status_document(
             self._target,
@@ -191,7 +163,7 @@ class Agent:
             self._plan,
             self._changes.since,
             config_file=str(self._config_file),
-            config_error=self._config_error,
+            config_error=str(intent.error or ""),
             problems=tuple(dict.fromkeys(problems)),
             observed_sec=self._facts.observed_sec,
         )
@@ -201,41 +173,21 @@ class Agent:
         verdicts = dict(self._plan.verdicts) if self._plan is not None else {}
         return View(target=self._target, facts=self._facts, verdicts=verdicts)
 
-    def _accept(self, config: configuration.Config, *, planned: bool, remember: bool = True) -> None:
-        target = self._resolve(config, self._store.read_books(), planned=planned)
-        self._config, self._target = config, target
-        self._resolve_error = ""
+    @property
+    def _target(self) -> Target | None:
+        return self._intent.target
+
+    def _note_target(self, target: Target, *, planned: bool) -> None:
         self._admin.want(target.admin.listen)
         if planned:
             self.orders.forget_others(target.wanted)
-        self._accepted.remember(target.books, config if remember else None)
-
-    def _look_again(self) -> None:
-        """Resolve anew when devices changed, or something forbids to start an instance: it may be gone."""
-        if self._config is None or self._target is None:
-            return
-        changed = self._devices_changed or self._polls_devices
-        if not changed and not any(one.problem for one in self._target.instances):
-            return
-        before = self._target
-        try:
-            self._target = self._resolve(self._config, before.books, planned=False)
-        except ScalerError as error:
-            if str(error) != self._resolve_error:
-                log.warning("cannot resolve again, going on with the earlier target", error=str(error))
-            self._resolve_error = str(error)
-            return  # and once more in the next pass
-        self._devices_changed = False
-        self._resolve_error = ""
-        if self._target.books != before.books or self._accepted.problem:
-            self._accepted.remember(self._target.books)
+        self.wake()
 
     async def _observe(self) -> None:
-        self._pass_began = time.monotonic()
-        self._wake.clear()
+        began_sec = time.monotonic()
         target = self._target
         if target is None:
-            self._facts = Facts(orders=self.orders.current, observed_sec=self._pass_began)
+            self._facts = Facts(orders=self.orders.current, observed_sec=began_sec)
             return
         facts = await self._observer.observe(target)
         if target is not self._target:  # there was a reload meanwhile
@@ -244,10 +196,10 @@ class Agent:
         self._facts = replace(facts, orders=self.orders.settle(facts))
         if self._is_reloaded and facts.target is not None:
             self._is_reloaded = False
-            orders = self.orders.renew(target, self._facts, allow_outage=self._accepted.allows_outage)
+            orders = self.orders.renew(target, self._facts, allow_outage=self._intent.accepted.allows_outage)
             self._facts = replace(self._facts, orders=orders)
-        self._accepted.settle(target, self._facts)
-        self._plan = plan(target, self._facts, allow_outage=self._accepted.allows_outage)
+        self._intent.accepted.settle(target, self._facts)
+        self._plan = plan(target, self._facts, allow_outage=self._intent.accepted.allows_outage)
         self._changes.note(self._plan)
 
     async def _act(self) -> None:
@@ -275,11 +227,15 @@ class Agent:
             return
 
     def _summary(self) -> str:
+        error = self._intent.error
         if self._target is None:
-            error = self._config_error.splitlines()[:1]
-            return f"no configuration in force: {error[0]}" if error else ""
+            why = (*self._intent.problems, *str(error or "").splitlines()[:1])
+            return f"no configuration in force: {why[0]}" if why else ""
         routed = len(self._plan.in_rotation) if self._plan is not None else 0
         text = f"{routed} of {len(self._target.wanted)} instances in rotation"
         if self.orders.current.is_paused:
             text = f"paused; {text}"
-        return f"{text}; the configuration on disk is not valid" if self._config_error else text
+        if error is None:
+            return text
+        taken = "taken" if isinstance(error, DeadlineError) else "valid"
+        return f"{text}; the configuration on disk is not {taken}"

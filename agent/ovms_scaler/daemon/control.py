@@ -64,6 +64,7 @@ class Control:
         self._bounds = bounds
         self._server: asyncio.Server | None = None
         self._runner: web.AppRunner | None = None
+        self._reloads: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Listen. Raises HostError when that is not possible, which other running parts do not depend on."""
@@ -107,7 +108,9 @@ class Control:
         if self._server is not None:
             self._server.close()
         if self._runner is not None:
-            # aiohttp would wait a minute for who has sent half a request; the answers take no time.
+            for reload in self._reloads:
+                reload.cancel()
+            # aiohttp would wait a minute for who has sent half a request; other answers take no time.
             for connection in self._runner.server.connections if self._runner.server is not None else ():
                 connection.force_close()
             await self._runner.cleanup()
@@ -121,8 +124,12 @@ class Control:
         allow = request.query.get("allow_outage", "0")
         if allow not in ("0", "1"):
             return _refusal(400, f"allow_outage must be 0 or 1, not {allow!r}")
+        # Who asks may go; it is the agent's end that ends it.
+        reload = asyncio.create_task(self._agent.reload(allow_outage=allow == "1"), name="reload")
+        self._reloads.add(reload)
+        reload.add_done_callback(self._reloads.discard)
         try:
-            self._agent.reload(allow_outage=allow == "1")
+            await reload
         except ConfigError as error:
             return _refusal(400, str(error), [str(problem) for problem in error.problems])
         except ScalerError as error:

@@ -14,13 +14,11 @@ from pathlib import Path
 
 import structlog
 
-from ovms_scaler import __version__, log, offline, page
-from ovms_scaler.config import CONFIG_FILE, Config
-from ovms_scaler.core.books import Books
+from ovms_scaler import __version__, log, page
+from ovms_scaler.config import CONFIG_FILE
 from ovms_scaler.core.fronts import PROXY_DIRECTORY
 from ovms_scaler.core.nginx import ACCESS_SOCKET
 from ovms_scaler.core.tally import Tally
-from ovms_scaler.core.target import Target
 from ovms_scaler.daemon.admin import Admin
 from ovms_scaler.daemon.admin_pages import Machine, Sources, make_application
 from ovms_scaler.daemon.agent import Agent
@@ -35,6 +33,7 @@ from ovms_scaler.daemon.meter import Meter
 from ovms_scaler.daemon.metrics import Metrics
 from ovms_scaler.daemon.observe import Memory, Observer
 from ovms_scaler.daemon.proxy_watch import ProxyWatch
+from ovms_scaler.daemon.resolving import Resolver
 from ovms_scaler.daemon.wedges import Wedges
 from ovms_scaler.errors import HostError, ScalerError
 from ovms_scaler.host.access_log import AccessLog
@@ -42,6 +41,7 @@ from ovms_scaler.host.cgroups import read_cpu_sec
 from ovms_scaler.host.credentials import CredentialStore
 from ovms_scaler.host.devices import DeviceMonitor
 from ovms_scaler.host.gpu_idle import read_gpu_idle_sec
+from ovms_scaler.host.models import read_model
 from ovms_scaler.host.nginx import Nginx
 from ovms_scaler.host.notify import Notifier
 from ovms_scaler.host.ovms import Engine
@@ -101,9 +101,14 @@ async def _run(config_file: Path, events: Events, tally: Tally) -> None:
         wedges = Wedges(store)
         observer, applier = _make_hands(units, store, health, wedges, settled=lambda: agent.wake())
         stack.push_async_callback(applier.close)
+        resolver = Resolver(
+            read_topology=read_topology,
+            read_model=read_model,
+            credentials=CredentialStore(Path(PROXY_DIRECTORY)),
+        )
         agent = Agent(
             config_file=config_file,
-            resolve=_Resolver(CredentialStore(Path(PROXY_DIRECTORY))),
+            resolve=resolver,
             store=store,
             observer=observer,
             applier=applier,
@@ -111,6 +116,7 @@ async def _run(config_file: Path, events: Events, tally: Tally) -> None:
             notifier=notifier,
             admin=admin,
             tally=tally,
+            list_silent=resolver.list_silent,
         )
         units.subscribe(agent.wake)
         measuring = Measuring(agent.view, proxy_uid=_uid(PROXY_USER))
@@ -229,7 +235,14 @@ async def _until_terminated(agent: Agent) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, lambda: _reload(agent))
+    reloads: set[asyncio.Task[None]] = set()
+
+    def reload() -> None:
+        task = asyncio.create_task(_reload(agent), name="reload")
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
     passes = asyncio.create_task(agent.run(), name="passes")
     stopped = asyncio.create_task(stop.wait(), name="stop")
     await asyncio.wait((passes, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -240,20 +253,9 @@ async def _until_terminated(agent: Agent) -> None:
         await passes
 
 
-def _reload(agent: Agent) -> None:
+async def _reload(agent: Agent) -> None:
     with contextlib.suppress(ScalerError):  # logged where it happened
-        agent.reload(allow_outage=False)
-
-
-class _Resolver:
-    """Makes targets as daemon.agent.Resolve says; credentials are read anew with a planned change only."""
-
-    def __init__(self, credentials: CredentialStore) -> None:
-        self._credentials = credentials
-
-    def __call__(self, config: Config, books: Books, *, planned: bool) -> Target:
-        target = offline.resolve_config(config, read_topology(), books, planned=planned)
-        return offline.add_credentials(target, config, self._credentials, anew=planned)
+        await agent.reload(allow_outage=False)
 
 
 def _uid(user: str) -> int | None:
