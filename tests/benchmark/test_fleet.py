@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from bench_lab import Caller, good, load, serving
+from bench_lab import CHUNKED, DONE, Caller, good, load, serving, text, usage
 
 from ovms_scaler.bench import fleet as fleets
 from ovms_scaler.bench import open_files
@@ -19,11 +19,12 @@ from ovms_scaler.bench.lengths import parse_lengths
 from ovms_scaler.bench.load import Load, make_asks
 from ovms_scaler.bench.outcome import Kind, Outcome
 from ovms_scaler.bench.run import Run
-from ovms_scaler.bench.summary import summarise
+from ovms_scaler.bench.summary import list_notes, summarise
 from ovms_scaler.bench.worker import list_lags
 from ovms_scaler.errors import HostError, InputError
 
 STALL_SEC = 0.6
+LINGER_SEC = 0.2
 
 
 def children() -> list[int]:
@@ -91,12 +92,31 @@ async def test_a_closed_loop_has_so_many_under_way_and_no_more() -> None:
     # Another run of the same processes has a clock of its own.
     assert len(again.outcomes) == 3
     assert all(0.0 <= one.due_sec <= one.end_sec <= again.duration_sec for one in again.outcomes)
-    # Each was due when a client became free, which is when another had its answer.
-    ends = {one.end_sec for one in run.outcomes}
+    # Each was due when a client became free, which is when another was through with its answer.
+    free = {one.free_sec for one in run.outcomes}
     due = [one.due_sec for one in run.outcomes]
     assert due[:3] == [0.0] * 3
     assert len(set(due[3:])) == 9
-    assert set(due[3:]) < ends
+    assert set(due[3:]) < free
+
+
+async def test_what_a_server_needs_after_an_answer_is_not_the_next_ones_latency() -> None:
+    """The sleep is the planted slowness of the server, after [DONE]."""
+
+    async def script(caller: Caller) -> None:
+        await caller.send(CHUNKED)
+        await caller.chunk(text("one") + usage(7, 2) + DONE)
+        await asyncio.sleep(LINGER_SEC)
+        await caller.send("0\r\n\r\n")
+
+    async with serving() as front:
+        front.script = script
+        mine = load(num_prompts=6, max_concurrency=2)
+        async with Fleet(front.endpoint(), mine, 1) as fleet:
+            run = await send(fleet, mine)
+    assert all(one.latency_sec < LINGER_SEC for one in run.outcomes)
+    assert all(one.tail_sec >= LINGER_SEC * 0.9 for one in run.outcomes)
+    assert any(note.startswith("CONNECTIONS STAY OPEN") for note in list_notes(summarise(run)))
 
 
 @pytest.mark.parametrize("is_fixed", [True, False])
@@ -163,6 +183,9 @@ async def test_when_it_is_stopped_what_was_measured_is_kept() -> None:
             run = await send(fleet, mine, stop)
     assert run.is_interrupted
     assert (len(run.outcomes), run.unfinished) == (6, 44)
+    # Four were under way.
+    assert len(run.given_up) == 4
+    assert all(0.0 <= due_sec <= run.duration_sec for due_sec in run.given_up)
     assert all(one.is_good for one in run.outcomes)
 
 

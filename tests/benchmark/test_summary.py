@@ -119,6 +119,15 @@ def test_an_answer_in_one_piece_says_nothing_of_its_tokens(gaps_us: tuple[int, .
     assert "30 of 31 answers" in note
 
 
+@pytest.mark.parametrize(("tail_sec", "is_told"), [(0.0, False), (0.05, False), (0.5, True)])
+def test_a_connection_that_stays_open_after_the_answer_is_told(tail_sec: float, *, is_told: bool) -> None:
+    found = summarise(run(outcome(tail_sec=tail_sec)))
+    notes = [note for note in list_notes(found) if note.startswith("CONNECTIONS STAY OPEN")]
+    assert bool(notes) is is_told
+    if is_told:
+        assert "500 ms on average after the end of an answer" in notes[0]
+
+
 def test_answers_without_text_are_told() -> None:
     mute = [outcome(number, first_sec=None, last_sec=None, gaps_us=()) for number in range(3)]
     found = summarise(run(outcome(), *mute))
@@ -215,6 +224,25 @@ def test_what_is_drawn() -> None:
     assert sum(over_time["in_flight"]) * width == pytest.approx(2.5)
     assert sum(over_time["errors"]["cut in mid-stream"]) == 1
     assert series["ttft_sec"] == [(0.5, 1.0)]
+
+
+def test_the_last_bucket_counts_over_its_own_time_and_makes_no_peak() -> None:
+    # Ten at once all the time, five tokens each, and the last of them just in a bucket of its own.
+    busy = [
+        outcome(number, due_sec=0.0, first_sec=20.001, last_sec=20.001, end_sec=20.001, gaps_us=())
+        for number in range(10)
+    ]
+    over_time = draw_series(run(*busy, duration_sec=20.001))["over_time"]
+    assert over_time["in_flight"] == [pytest.approx(10)] * len(over_time["in_flight"])
+    assert max(over_time["output_tokens_per_sec"]) <= 50 / over_time["bucket_sec"]
+    spent = len(over_time["in_flight"]) * over_time["bucket_sec"]
+    assert spent <= 20.001
+
+
+def test_requests_that_were_given_up_are_in_flight_to_the_end() -> None:
+    over_time = draw_series(run(outcome(), duration_sec=4.0, given_up=(3.0, 3.5, 99.0)))["over_time"]
+    # The one that ended took two seconds.
+    assert sum(over_time["in_flight"]) * over_time["bucket_sec"] == pytest.approx(2 + 1 + 0.5)
 
 
 def test_a_distribution_has_its_ends() -> None:

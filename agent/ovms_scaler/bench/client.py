@@ -2,6 +2,7 @@
 """Asks the front as a client does, and notes when what came."""
 
 import asyncio
+import base64
 import contextlib
 import errno
 import json
@@ -27,16 +28,22 @@ _CLOSE_SEC = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Where to ask: ``url`` as "http://127.0.0.1:8000/v3", without what follows it."""
+    """Where to ask: ``url`` as "http://127.0.0.1:8000/v3", without what follows it.
+
+    ``basic`` is "user:password" for HTTP's own authentication, where there is no ``api_key``.
+    """
 
     url: str
     model: str
     api_key: str = field(default="", repr=False)
+    basic: str = field(default="", repr=False)
     timeout_sec: float = 3600.0
     ca_file: str = ""
     is_insecure: bool = False
 
     def headers(self) -> dict[str, str]:
+        if self.basic:
+            return {"Authorization": f"Basic {base64.b64encode(self.basic.encode()).decode()}"}
         return {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
 
     def document(self) -> dict[str, Any]:
@@ -45,10 +52,14 @@ class Endpoint:
 
 @dataclass(slots=True, kw_only=True)
 class Exchange:
-    """One request under way; times on CLOCK_MONOTONIC."""
+    """One request under way; times on CLOCK_MONOTONIC.
+
+    The answer ended at ``end_at``, what was left of the connection at ``free_at``.
+    """
 
     sent_at: float = 0.0
     end_at: float = 0.0
+    free_at: float = 0.0
     instance: str = ""
     has_begun: bool = False
     answer: Answer = field(default_factory=Answer)
@@ -90,7 +101,8 @@ class Client:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             exchange.failure = _explain(error, exchange)
         done_at = exchange.answer.done_at if exchange.failure is None else None
-        exchange.end_at = time.monotonic() if done_at is None else done_at
+        exchange.free_at = time.monotonic()
+        exchange.end_at = exchange.free_at if done_at is None else done_at
         return exchange
 
     async def look(self, path: str) -> tuple[int, bytes]:

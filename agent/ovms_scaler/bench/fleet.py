@@ -48,8 +48,16 @@ class _Turn:
     begins_at: float = 0.0
     outcomes: list[Outcome] = field(default_factory=list)
     unfinished: int = 0
+    given_up: list[float] = field(default_factory=list)
     is_stopped: bool = False
     is_over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def give_up(self, due_sec: Sequence[float | None]) -> None:
+        """So many requests have no end; those without a time were not due yet."""
+        self.unfinished += len(due_sec)
+        now = self.clock()
+        self.given_up += [due for due in due_sec if due is not None and due < now]
+        self.settle()
 
     def settle(self) -> None:
         if len(self.outcomes) + self.unfinished >= self.total:
@@ -143,6 +151,7 @@ class Fleet:
             began_at=began_at,
             duration_sec=duration_sec,
             unfinished=turn.unfinished,
+            given_up=tuple(turn.given_up),
             is_interrupted=turn.is_stopped,
             own_cpu_share=own_cpu_share,
         )
@@ -151,7 +160,7 @@ class Fleet:
         await wait(turn.is_over, stop)
         if not turn.is_over.is_set():
             turn.is_stopped = True
-            turn.unfinished += len(turn.waiting)
+            turn.give_up([ask.due_sec for ask in turn.waiting])
             turn.waiting.clear()
             for one in self._living():
                 self._tell(one, {"stop": True})
@@ -190,18 +199,18 @@ class Fleet:
     def _living(self) -> list[_Process]:
         return [one for one in self._fleet if not one.is_gone]
 
-    def _hand_out(self, turn: _Turn, end_sec: float = 0.0, free_sec: float = 0.0) -> None:
+    def _hand_out(self, turn: _Turn, free_sec: float = 0.0) -> None:
         """The next request to whoever has fewest.
 
-        A client of a closed loop asks again at ``end_sec``, when it had its answer; nobody can before
-        ``free_sec``. Both lie in the past by as much as this process is late itself.
+        A client of a closed loop asks again at ``free_sec``, and nobody can before. It lies in the past by
+        as much as this process is late itself.
         """
         living = self._living()
         if not turn.waiting or not living:
             return
         one = min(living, key=lambda each: len(each.under_way))
         ask = turn.waiting.popleft()
-        due_sec = end_sec if ask.due_sec is None else ask.due_sec
+        due_sec = free_sec if ask.due_sec is None else ask.due_sec
         one.under_way[ask.id] = due_sec
         told = {"id": ask.id, "due_sec": due_sec, "free_sec": max(due_sec, free_sec)}
         self._tell(one, {"ask": {**told, "prompt": ask.prompt, "max_tokens": ask.max_tokens}})
@@ -220,24 +229,23 @@ class Fleet:
 
     def _hear(self, one: _Process, said: object) -> None:
         match said:
-            case {"outcome": dict(document), "free_sec": float(free_sec)}:
-                self._note(one, parse_outcome(document), free_sec)
+            case {"outcome": dict(document)}:
+                self._note(one, parse_outcome(document))
             case {"synced": int(number)} if number == one.sync:
                 one.synced.set()
             case {"unfinished": int(number)} if self._turn is not None:
-                if one.under_way.pop(number, None) is not None:
-                    self._turn.unfinished += 1
-                    self._turn.settle()
+                if (due_sec := one.under_way.pop(number, None)) is not None:
+                    self._turn.give_up([due_sec])
             case {"report": dict(document), "number": int(number)} if number in one.reports:
                 _answer(one.reports[number], document)
 
-    def _note(self, one: _Process, outcome: Outcome, free_sec: float) -> None:
+    def _note(self, one: _Process, outcome: Outcome) -> None:
         turn = self._turn
         if turn is None or one.under_way.pop(outcome.id, None) is None:
             return
         turn.outcomes.append(outcome)
         self._told(outcome)
-        self._hand_out(turn, outcome.end_sec, free_sec)
+        self._hand_out(turn, outcome.free_sec)
         turn.settle()
 
     def _end(self, one: _Process) -> None:
@@ -257,14 +265,13 @@ class Fleet:
         if turn is None:
             return
         if turn.is_stopped:
-            turn.unfinished += len(one.under_way)
+            turn.give_up(list(one.under_way.values()))
             one.under_way.clear()
-            turn.settle()
         failure = Failure(kind=Kind.client, message=f"process {one.process.pid} ended")
         now = turn.clock()
         for number, due_sec in sorted(one.under_way.items()):
             outcome = Outcome(id=number, due_sec=due_sec, sent_sec=due_sec, end_sec=now, failure=failure)
-            self._note(one, outcome, now)
+            self._note(one, outcome)
         if not self._living():
             turn.is_over.set()
 

@@ -74,6 +74,7 @@ class Outcome:
     due_sec: float
     sent_sec: float
     end_sec: float
+    tail_sec: float = 0.0
     late_sec: float = 0.0
     first_sec: float | None = None
     last_sec: float | None = None
@@ -87,6 +88,11 @@ class Outcome:
     @property
     def is_good(self) -> bool:
         return self.failure is None
+
+    @property
+    def free_sec(self) -> float:
+        """When its client was free for another one."""
+        return self.end_sec + self.tail_sec
 
     @property
     def latency_sec(self) -> float:

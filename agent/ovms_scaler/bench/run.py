@@ -19,8 +19,9 @@ class WorkerReport:
 class Run:
     """One run; ``began_at`` is seconds since the epoch.
 
-    ``unfinished`` is how many requests were given up or never sent, ``own_cpu_share`` the share of a core of
-    the process that handed them out, None where it was not looked at.
+    ``unfinished`` is how many requests were given up or never sent; of these those that were due had been so
+    since the times in ``given_up``. ``own_cpu_share`` is the share of a core of the process that handed them
+    out, None where it was not looked at.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -28,5 +29,6 @@ class Run:
     began_at: float
     duration_sec: float
     unfinished: int = 0
+    given_up: tuple[float, ...] = ()
     is_interrupted: bool = False
     own_cpu_share: float | None = None

@@ -38,13 +38,17 @@ def ecdf(values: Iterable[float]) -> list[tuple[float, float]]:
 
 
 def over_time(run: Run) -> dict[str, Any]:
-    """Rates and counts in buckets of equal width; of the last, which is not whole, over its own time."""
+    """Rates and counts in buckets of equal width.
+
+    The last has what is left, half of a width at least, and counts over its own time: of a moment that is
+    left over at the end a rate would be a peak that there never was.
+    """
     duration_sec = max(run.duration_sec, 1e-3)
     width_sec = next(
         (width for width in _WIDTHS_SEC if duration_sec / width <= _BUCKETS), duration_sec / _BUCKETS
     )
-    count = max(1, -int(-duration_sec // width_sec))
-    spans = [min(width_sec, duration_sec - index * width_sec) or width_sec for index in range(count)]
+    count = max(1, int(duration_sec / width_sec + 0.5))
+    spans = [width_sec] * (count - 1) + [duration_sec - (count - 1) * width_sec]
 
     def place(at_sec: float) -> int:
         return min(count - 1, max(0, int(at_sec / width_sec)))
@@ -65,7 +69,7 @@ def over_time(run: Run) -> dict[str, Any]:
         "bucket_sec": width_sec,
         "output_tokens_per_sec": [round(each / span, 3) for each, span in zip(tokens, spans, strict=True)],
         "requests_per_sec": [round(each / span, 3) for each, span in zip(ended, spans, strict=True)],
-        "in_flight": _in_flight(run.outcomes, count, width_sec),
+        "in_flight": _in_flight(run, spans),
         "errors": errors,
     }
 
@@ -80,12 +84,19 @@ def _arrivals(outcome: Outcome) -> Iterator[tuple[float, float]]:
         yield at_sec, share
 
 
-def _in_flight(outcomes: Sequence[Outcome], count: int, width_sec: float) -> list[float]:
-    """How many requests were due and not yet answered, on average over each bucket."""
+def _in_flight(run: Run, spans: Sequence[float]) -> list[float]:
+    """How many requests were due and not yet answered, on average over each bucket.
+
+    What was given up had no answer to the end.
+    """
+    count, width_sec, over_sec = len(spans), spans[0], sum(spans)
     total = [0.0] * count
-    for one in outcomes:
-        first, last = int(one.due_sec / width_sec), int(one.end_sec / width_sec)
-        for index in range(max(0, first), min(count - 1, last) + 1):
-            begin, end = index * width_sec, (index + 1) * width_sec
-            total[index] += max(0.0, min(end, one.end_sec) - max(begin, one.due_sec))
-    return [round(each / width_sec, 3) for each in total]
+    periods = [(one.due_sec, one.end_sec) for one in run.outcomes]
+    periods += [(due_sec, over_sec) for due_sec in run.given_up]
+    for due_sec, end_sec in periods:
+        first, last = int(due_sec / width_sec), int(end_sec / width_sec)
+        for index in range(max(0, min(count - 1, first)), min(count - 1, last) + 1):
+            begin = index * width_sec
+            end = begin + spans[index]
+            total[index] += max(0.0, min(end, end_sec) - max(begin, due_sec))
+    return [round(each / span, 3) for each, span in zip(total, spans, strict=True)]

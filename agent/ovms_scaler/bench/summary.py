@@ -14,6 +14,8 @@ from ovms_scaler.bench.statistics import Spread, describe
 _ENOUGH_FOR_P99 = 100
 # So many answers in one piece may be chance, with short ones.
 _AT_ONCE_SHARE = 0.05
+# So much of an answer's time, and so much in any case, until its connection ends is nothing to speak of.
+_TAIL_SHARE, _TAIL_SEC = 0.05, 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +35,10 @@ class Summary:
     """The figures of one run. Failed requests are in ``errors`` and nowhere else.
 
     Times are in seconds. ``itl_sec`` is the time between two events with text, of which each holds
-    ``tokens_per_event`` tokens on average; ``tpot_sec`` counts tokens. Of the successful requests
-    ``mute_answers`` had no text, ``at_once_answers`` had several tokens in one moment, and ``short_answers``
-    fewer tokens than asked for where their length was fixed.
+    ``tokens_per_event`` tokens on average; ``tpot_sec`` counts tokens. ``tail_sec`` is the time from the end
+    of an answer to that of its connection. Of the successful requests ``mute_answers`` had no text,
+    ``at_once_answers`` had several tokens in one moment, and ``short_answers`` fewer tokens than asked for
+    where their length was fixed.
     """
 
     successful_requests: int
@@ -52,6 +55,7 @@ class Summary:
     itl_sec: Spread | None
     latency_sec: Spread | None
     tokens_per_event: float | None
+    tail_sec: Spread | None
     mute_answers: int
     at_once_answers: int
     short_answers: int
@@ -104,6 +108,7 @@ def summarise(run: Run) -> Summary:
         itl_sec=measured.itl_sec,
         latency_sec=describe(one.latency_sec for one in good),
         tokens_per_event=_tokens_per_event(good),
+        tail_sec=describe(one.tail_sec for one in good),
         mute_answers=sum(one.first_sec is None for one in good),
         at_once_answers=sum(one.is_at_once for one in good),
         short_answers=sum(one.is_short for one in good),
@@ -171,6 +176,12 @@ def _note_answers(summary: Summary) -> Iterator[str]:
         yield (
             f"SHORT ANSWERS: {summary.short_answers} of {count} answers were shorter than asked. Does the "
             "server know ignore_eos, and has the model room for so many tokens?"
+        )
+    tail, latency = summary.tail_sec, summary.latency_sec
+    if tail is not None and latency is not None and tail.mean > max(_TAIL_SEC, _TAIL_SHARE * latency.mean):
+        yield (
+            f"CONNECTIONS STAY OPEN: for {tail.mean * 1000:.0f} ms on average after the end of an answer. "
+            "It is in no latency, but clients that wait for answers ask again so much later."
         )
     if summary.mute_answers:
         yield (

@@ -6,9 +6,8 @@
 A line of JSON each way. It is told ``{"open": ...}``, the endpoint, once; ``{"ask": ...}`` for each request;
 ``{"sync": N}``, answered with ``{"synced": N}`` when all that was told before is ready; ``{"begin": T}``
 (CLOCK_MONOTONIC), from which all times count, and before which nothing is sent; ``{"stop": true}`` to give
-up what is under way; ``{"report": N}``. It answers with ``{"outcome": ..., "free_sec": S}``,
-``{"unfinished": ID}`` and ``{"report": ..., "number": N}``. It ends when its standard input does: nobody is
-left to work for.
+up what is under way; ``{"report": N}``. It answers with ``{"outcome": ...}``, ``{"unfinished": ID}`` and
+``{"report": ..., "number": N}``. It ends when its standard input does: nobody is left to work for.
 """
 
 import asyncio
@@ -91,8 +90,7 @@ class Worker:
             await asyncio.sleep(wait_sec)
         exchange = await self._client.ask(body)
         if self._asks.pop(ask["id"], None) is not None:
-            free_sec = time.monotonic() - self._zero
-            self._say({"outcome": outcome_document(self._judge(ask, exchange)), "free_sec": free_sec})
+            self._say({"outcome": outcome_document(self._judge(ask, exchange))})
 
     def _judge(self, ask: dict[str, Any], exchange: Exchange) -> Outcome:
         answer, zero = exchange.answer, self._zero
@@ -101,6 +99,7 @@ class Worker:
             due_sec=ask["due_sec"],
             sent_sec=exchange.sent_at - zero,
             end_sec=exchange.end_at - zero,
+            tail_sec=exchange.free_at - exchange.end_at,
             late_sec=max(0.0, exchange.sent_at - zero - ask["free_sec"]),
             first_sec=None if answer.first_at is None else answer.first_at - zero,
             last_sec=None if answer.last_at is None else answer.last_at - zero,
