@@ -22,7 +22,7 @@ from ovms_scaler.bench.stream import Answer, Events, StreamError, parse_error
 _ERROR_BYTES = 16 * 1024
 # What a client may lack itself: files, ports, memory.
 _OWN_LIMITS = (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM)
-_LOOK_SEC = 10.0
+LOOK_SEC = 10.0
 _CLOSE_SEC = 5.0
 
 
@@ -108,7 +108,7 @@ class Client:
     async def look(self, path: str) -> tuple[int, bytes]:
         """Status and body of a GET below the URL. Raises what aiohttp raises, OSError and TimeoutError."""
         async with (
-            asyncio.timeout(_LOOK_SEC),
+            asyncio.timeout(LOOK_SEC),
             self._session.get(self._endpoint.url + path, allow_redirects=False) as response,
         ):
             return response.status, await response.content.read(1 << 20)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is asked of the front before anything is measured: which models it serves, and with what."""
 
+import asyncio
 import difflib
 import json
 from collections.abc import Sequence
@@ -8,8 +9,10 @@ from dataclasses import dataclass, replace
 
 import aiohttp
 
+from ovms_scaler.bench import client as clients
 from ovms_scaler.bench.client import Client, Endpoint
-from ovms_scaler.bench.outcome import Failure, Kind
+from ovms_scaler.bench.outcome import MAX_WORD, Failure, Kind, plain_text
+from ovms_scaler.bench.rotation import StoppedError
 from ovms_scaler.errors import HostError, InputError
 
 _LOOK = "ovms-scalerctl status"
@@ -26,20 +29,33 @@ class Front:
     engine: str | None
 
 
-async def find_front(endpoint: Endpoint) -> Front:
+async def find_front(endpoint: Endpoint, stop: asyncio.Event) -> Front:
     """Complete the endpoint with the model, where there is one only.
 
-    Raises HostError when nobody answers, and InputError for a model that is not served.
+    Raises HostError when nobody answers, InputError for a model that is not served, and StoppedError when
+    ``stop`` is set meanwhile.
     """
     try:
         client = Client(endpoint)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot use the certificates of {endpoint.ca_file}: {error}") from error
+    looking = asyncio.create_task(_look(client, endpoint))
+    stopping = asyncio.create_task(stop.wait())
     try:
-        status, models = await _read_models(client, endpoint)
-        engine = await _read_engine(Client(replace(endpoint, url=_root(endpoint.url))))
+        await asyncio.wait((looking, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not looking.done():
+            raise StoppedError("interrupted before anything was measured")
+        return looking.result()
     finally:
+        looking.cancel()
+        stopping.cancel()
+        await asyncio.gather(looking, stopping, return_exceptions=True)
         await client.close()
+
+
+async def _look(client: Client, endpoint: Endpoint) -> Front:
+    status, models = await _read_models(client, endpoint)
+    engine = await _read_engine(Client(replace(endpoint, url=_root(endpoint.url))))
     return Front(endpoint=replace(endpoint, model=choose_model(endpoint, status, models)), engine=engine)
 
 
@@ -114,8 +130,13 @@ async def _read_models(client: Client, endpoint: Endpoint) -> tuple[int, tuple[s
         raise InputError(
             f"cannot use the URL {endpoint.url!r}", hint="for example http://127.0.0.1:8000/v3"
         ) from error
-    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-        what = str(error) or "no answer in time"
+    except TimeoutError as error:
+        what = f"it did not say in {clients.LOOK_SEC:g} s which models it serves"
+        raise HostError(
+            f"cannot measure {endpoint.url}: {what}", hint=f"{_LOOK}; journalctl -eu ovms-scaler-proxy"
+        ) from error
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        what = str(error) or type(error).__name__
         raise explain_failure(endpoint, Failure(kind=Kind.no_answer, message=what)) from error
     if status == 401:
         raise explain_failure(
@@ -133,7 +154,7 @@ async def _read_engine(client: Client) -> str | None:
     try:
         status, body = await client.look("/v2")
         document = json.loads(body) if status == 200 else {}
-        return f"{document['name']} {document['version']}"
+        return plain_text(f"{document['name']} {document['version']}", MAX_WORD)
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError, LookupError, TypeError, RecursionError):
         return None
     finally:

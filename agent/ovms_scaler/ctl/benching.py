@@ -76,7 +76,7 @@ async def _bench(request: Request, place: Place, sample: Sample | None) -> Docum
     for number in _list_signals():
         loop.add_signal_handler(number, stop.set)
     began_at = time.time()
-    front = await find_front(place.endpoint)
+    front = await find_front(place.endpoint, stop)
     place = replace(place, endpoint=front.endpoint)
     routed = find_routed(place)
     warmups = request.num_warmups or (len(routed) * _WARMUPS_EACH if routed else _WARMUPS)
