@@ -71,6 +71,19 @@ def test_a_page_needs_nothing_from_elsewhere() -> None:
     assert "ovms-scalerctl bench --html &#39;my report.html&#39;" in page
 
 
+def test_what_stands_in_a_url_before_the_host_is_not_repeated() -> None:
+    command = (
+        "ovms-scalerctl",
+        "bench",
+        "--url=http://me:se@cret@server:8000/v3",
+        "--url",
+        "https://key@x/a@b",
+    )
+    found = document(Findings(measurements=[measurement()]), command=command)
+    shown = "ovms-scalerctl bench --url=http://...@server:8000/v3 --url https://...@x/a@b"
+    assert found["command_line"] == shown
+
+
 def test_a_run_has_its_plots_and_its_failures() -> None:
     page = render_report(document(Findings(measurements=[measurement(failed=3)])))
     assert [one.get("aria-label") for one in figures(page)] == [

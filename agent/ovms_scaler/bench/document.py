@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The report as one document, from which JSON, tables and the page are made."""
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ Document = dict[str, Any]
 _METHOD = (
     "Every latency counts from the moment when the request was to be sent, not from when it was: a client "
     "that waits for a slow server would leave out those requests that suffer most.",
-    "In a closed loop a request is to be sent as soon as a client has its answer; so a slow server is "
-    "asked less, as with users that wait. Only an open loop shows what happens to users that do not.",
+    "In a closed loop a request is to be sent as soon as the answer before it has ended, connection and "
+    "all; so a slow server is asked less, as with users that wait. Only an open loop shows what happens to "
+    "users that do not.",
     "Tokens are those that the engine reports (stream_options.include_usage), never the number of chunks.",
     "TTFT is the time to the first event with text. TPOT is the time from the first to the last event "
     "with text, by all tokens but one. ITL is the time between two events with text. Latency is the time "
@@ -33,6 +35,9 @@ _LOCAL = (
     "NOT MEASURED: what a network between clients and the server adds. The load came from the same "
     "machine, over its loopback, and took CPU time from the engines (see Client)."
 )
+
+
+_USER = re.compile(r"(?<=://)[^/?#\s]*@")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +71,7 @@ def make_document(findings: Findings, context: Context) -> Document:
         "title": title,
         "version": context.version,
         "at": context.at,
-        "command_line": shlex.join(context.command),
+        "command_line": shlex.join(map(hide_user, context.command)),
         "endpoint": {"url": context.endpoint.url, "model": context.endpoint.model},
         "load": context.load.document(),
         "prompts": describe_prompts(context.load, context.sample),
@@ -88,6 +93,11 @@ def make_document(findings: Findings, context: Context) -> Document:
         **found,
         "notes": [*gather_notes(found["measurements"]), *findings.notes],
     }
+
+
+def hide_user(text: str) -> str:
+    """The text without what stands in a URL before the host."""
+    return _USER.sub("...@", text)
 
 
 def gather_notes(measurements: Sequence[Mapping[str, Any]]) -> list[str]:

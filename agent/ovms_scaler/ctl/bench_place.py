@@ -2,13 +2,15 @@
 """Where the front is that is to be measured, and what the agent tells of it."""
 
 import ipaddress
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from ovms_scaler.bench.client import Endpoint
+from ovms_scaler.bench.document import hide_user
 from ovms_scaler.bench.front import explain_model
 from ovms_scaler.ctl.client import read_status
 from ovms_scaler.errors import HostError, InputError, UnreachableError
@@ -54,16 +56,22 @@ def find_place(wish: Wish, socket: Path) -> Place:
         if found["needs_api_key"] and wish.api_key_file is None:
             raise InputError(f"{url} needs an API key", hint="--api-key-file FILE, as in table [proxy]")
     if not url.startswith(("http://", "https://")) or not _find_host(url):
-        raise InputError(f"cannot use the URL {url!r}", hint="for example http://127.0.0.1:8000/v3")
+        raise InputError(
+            f"cannot use the URL {hide_user(url)!r}", hint="for example http://127.0.0.1:8000/v3"
+        )
+    url, basic = split_user(url)
+    if basic and wish.api_key_file is not None:
+        raise InputError("either a password or an API key can be sent, not both", hint="a URL without it")
     endpoint = Endpoint(
         url=url,
         model=wish.model,
         api_key=_read_key(wish.api_key_file),
+        basic=basic,
         timeout_sec=wish.timeout_sec,
         ca_file=str(wish.ca_file or ""),
         is_insecure=wish.is_insecure,
     )
-    is_local = not wish.url or _is_loopback(url)
+    is_local = not wish.url or is_own(url)
     return Place(
         endpoint=endpoint, upstream=upstream, status=status if is_local else None, is_local=is_local
     )
@@ -110,12 +118,33 @@ def _read_key(path: Path | None) -> str:
     return keys[0]
 
 
-def _is_loopback(url: str) -> bool:
-    host = _find_host(url)
+def split_user(url: str) -> tuple[str, str]:
+    """A URL without what stands before its host, which is not to be seen, and that as "user:password"."""
+    parts = urlsplit(url)
+    user, found, host = parts.netloc.rpartition("@")
+    return (parts._replace(netloc=host).geturl(), unquote(user)) if found else (url, "")
+
+
+def is_own(url: str) -> bool:
+    """Whether a URL leads to this machine, by whatever name and address; the resolver is asked."""
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        found = socket.getaddrinfo(_find_host(url), None, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError):
+        return False
+    return bool(found) and all(_is_own_address(family, tuple(address)) for family, *_, address in found)
+
+
+def _is_own_address(family: int, address: tuple[Any, ...]) -> bool:
+    own = ipaddress.ip_address(address[0].partition("%")[0])
+    if own.is_loopback or own.is_unspecified:
+        return True
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as asked:
+            # Sends nothing: the kernel chooses the address to speak from, and with itself it is the same.
+            asked.connect((address[0], 9, *address[2:]))
+            return bool(asked.getsockname()[0] == address[0])
+    except OSError:
+        return False
 
 
 def _find_host(url: str) -> str:
