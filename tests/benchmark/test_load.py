@@ -12,7 +12,7 @@ from bench_lab import load
 from ovms_scaler.bench.dataset import Conversation
 from ovms_scaler.bench.lengths import parse_lengths
 from ovms_scaler.bench.load import make_asks
-from ovms_scaler.bench.prompts import WORDS
+from ovms_scaler.bench.prompts import WORDS, describe_newness
 from ovms_scaler.bench.schedule import arrivals
 from ovms_scaler.errors import InputError
 
@@ -129,3 +129,28 @@ def test_in_a_closed_loop_nothing_has_a_time() -> None:
 def test_words_are_plain_and_different() -> None:
     assert len(set(WORDS)) == len(WORDS) == 256
     assert all(word.isascii() and word.islower() and word.isalpha() for word in WORDS)
+
+
+@pytest.mark.parametrize(("words", "count"), [("1", 256), ("2", 2000), ("3", 2000), ("1-3", 700)])
+def test_short_prompts_are_all_different_as_far_as_words_go(words: str, count: int) -> None:
+    mine = load(num_prompts=count, input_len=parse_lengths(words), num_warmups=20)
+    for nonce in ("a", "b"):
+        prompts = [one.prompt for one in make_asks(mine, nonce=nonce)]
+        assert len(set(prompts)) == count
+        if words in ("2", "3"):
+            warmups = {one.prompt for one in make_asks(mine, nonce=nonce, is_warmup=True)}
+            assert len(warmups | set(prompts)) == count + 20
+
+
+def test_one_word_for_more_requests_than_there_are_words_comes_again() -> None:
+    prompts = [
+        one.prompt for one in make_asks(load(num_prompts=600, input_len=parse_lengths("1")), nonce="a")
+    ]
+    assert set(prompts) == set(WORDS)
+
+
+@pytest.mark.parametrize(("words", "is_new"), [("1", False), ("2-40", False), ("3", True), ("14-40", True)])
+def test_only_prompts_that_are_long_enough_are_called_new(words: str, *, is_new: bool) -> None:
+    said = describe_newness(parse_lengths(words).low)
+    assert ("so that no prefix cache can answer" in said) is is_new
+    assert ("one or two words come again" in said) is not is_new

@@ -10,6 +10,7 @@ from typing import Any
 from ovms_scaler.bench.client import Endpoint
 from ovms_scaler.bench.dataset import Sample
 from ovms_scaler.bench.load import Load
+from ovms_scaler.bench.prompts import describe_newness
 from ovms_scaler.bench.running import Findings, findings_document
 
 Document = dict[str, Any]
@@ -129,9 +130,9 @@ def _prompts_method(context: Context) -> list[str]:
     sample, load = context.sample, context.load
     if sample is None:
         said = [
-            f"Prompts are random words, {load.input_len} of them, and of other text in each run, so that "
-            "no prefix cache can answer. How many tokens they were, chat template included, is in the "
-            "results."
+            f"Prompts are random words, {load.input_len} of them, and "
+            f"{describe_newness(load.input_len.low)}. How many tokens they were, chat template included, is "
+            "in the results."
         ]
     else:
         said = [

@@ -5,7 +5,9 @@ Lengths are in words: these are common enough to be one token each in the vocabu
 how many tokens a prompt really was, chat template included, only the engine can tell (``usage``).
 """
 
+import math
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 _TEXT = """\
@@ -26,6 +28,8 @@ money moon more morning most mother mountain move much music must name near need
 night nine north note
 """
 WORDS = tuple(_TEXT.split())
+# So few words drawn at random would come again within a run; and so few are used up by other runs.
+_FEW_WORDS, _TOO_FEW_WORDS = 5, 2
 # Three of them before a prompt of a dataset: there are sixteen million ways to begin.
 _MARK_WORDS = 3
 
@@ -39,8 +43,14 @@ def synthetic_prompts(
     for. ``start`` is the number of the first, so that a later call goes on with others.
     """
     prefix = _prefix(nonce, shared_prefix)
+    drawn: Counter[int] = Counter()
     for number, length in enumerate(lengths, start):
-        yield prefix + " ".join(_draw(f"{nonce} {number}", length))
+        if length > _FEW_WORDS:
+            words = _draw(f"{nonce} {number}", length)
+        else:
+            words = _count(nonce, start + drawn[length], length)
+            drawn[length] += 1
+        yield prefix + " ".join(words)
 
 
 def marked_prompts(texts: Sequence[str], *, nonce: str, shared_prefix: int, start: int = 0) -> Iterator[str]:
@@ -50,9 +60,33 @@ def marked_prompts(texts: Sequence[str], *, nonce: str, shared_prefix: int, star
         yield f"{prefix}{' '.join(_draw(f'{nonce} {number}', _MARK_WORDS))}: {text}"
 
 
+def describe_newness(shortest: int) -> str:
+    """Whether an engine can have seen such prompts before, the shortest of so many words."""
+    if shortest > _TOO_FEW_WORDS:
+        return "of other text in each run, so that no prefix cache can answer"
+    return (
+        "of other text in each run; but those of one or two words come again, and a prefix cache may answer"
+    )
+
+
 def _prefix(nonce: str, length: int) -> str:
     return " ".join(_draw(f"{nonce} prefix", length)) + "\n\n" if length else ""
 
 
 def _draw(seed: str, count: int) -> list[str]:
     return random.Random(seed).choices(WORDS, k=count)
+
+
+def _count(nonce: str, number: int, length: int) -> list[str]:
+    """Words that no other number has, as long as there are as many combinations: they are counted through.
+
+    They are the digits of (first + number * step) modulo all combinations, which repeats nothing before the
+    end where step and modulus have no common divisor.
+    """
+    source = random.Random(f"{nonce} {length} words")
+    combinations = len(WORDS) ** length
+    first, step = source.randrange(combinations), source.randrange(combinations)
+    while math.gcd(step, combinations) != 1:
+        step = source.randrange(combinations)
+    at = (first + number * step) % combinations
+    return [WORDS[at // len(WORDS) ** place % len(WORDS)] for place in range(length)]
