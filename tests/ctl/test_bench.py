@@ -203,6 +203,27 @@ def test_failed_requests_are_told_and_end_with_1(front: Front, ctl: Ctl) -> None
     assert "cut in mid-stream:                       1" in lines
 
 
+def test_what_is_long_is_folded_on_a_screen(front: Front, ctl: Ctl) -> None:
+    async def script(caller: Caller) -> None:
+        if caller.number % 2:
+            said = {"message": "no room for it " * 20 + "here", "code": "c" * 50}
+            await caller.tell(503, {"error": said})
+        else:
+            await good(caller)
+
+    front.script = script
+    url = ("--url", front.url, "--socket", "/nowhere")
+    measured = ctl("bench", *SMALL, *url, "--input-len", "10000-20000", "--shared-prefix", "10000")
+    assert measured.status == 1
+    lines = measured.out.splitlines()
+    assert max(map(len, lines)) <= 80
+    # What vLLM's benchmark prints, too, stays as it is.
+    assert "Successful requests:                     4" in lines
+    # Nothing of it is lost, and the rest of an example is below its beginning.
+    assert measured.out.count("no room for") + measured.out.count("no\n  room for") >= 10
+    assert any(line.startswith("  ") and line.endswith("here") for line in lines)
+
+
 async def no_model(caller: Caller) -> None:
     await caller.tell(404, {"error": "Mediapipe graph definition with requested name is not found"})
 

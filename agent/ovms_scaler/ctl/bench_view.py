@@ -18,10 +18,12 @@ def show_report(document: Document) -> None:
     """Print it to standard output."""
     measurements = document["measurements"]
     output.show(f"{document['endpoint']['model']} at {document['endpoint']['url']}")
-    output.show(f"{document['load']['loop']}; {document['prompts']}; seed {document['load']['seed']}")
+    load = document["load"]
+    tables.show(cell(f"{load['loop']}; {document['prompts']}; seed {load['seed']}"))
     if len(measurements) == 1:
         for line in render_result(measurements[0]):
             output.show(line)
+        tables.show(*_failed(measurements[0]["summary"]), "=" * WIDTH)
     else:
         tables.show("", _runs_table(measurements))
     if document["curve"] is not None:
@@ -37,7 +39,7 @@ def show_report(document: Document) -> None:
 
 
 def render_result(measurement: Document) -> Iterable[str]:
-    """The lines of one measurement; those that vLLM prints, too, are as it prints them."""
+    """The lines of one measurement but for its end; those that vLLM prints, too, are as it prints them."""
     summary = measurement["summary"]
     first, *others = rows.result_sections(summary)
     yield _heading(first.title, "=")
@@ -48,13 +50,16 @@ def render_result(measurement: Document) -> Iterable[str]:
     for section in rows.resource_sections(measurement["resources"], summary):
         yield _heading(section.title, "-")
         yield from _lines(section.rows)
+
+
+def _failed(summary: Document) -> Iterable[RenderableType]:
+    """Each way to fail and an example of it, which may be long."""
     if summary["errors"]:
         yield _heading("Failed Requests", "-")
-        yield from _lines(rows.error_rows(summary))
+        yield from map(cell, _lines(rows.error_rows(summary)))
         for error in summary["errors"]:
             if error["message"]:
-                yield f"  {error['label']}, for example: {error['message']}"
-    yield "=" * WIDTH
+                yield indented(f"{error['label']}, for example: {error['message']}")
 
 
 def _heading(title: str, filler: str) -> str:
