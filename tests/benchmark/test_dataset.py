@@ -89,14 +89,25 @@ def test_entries_of_no_use_are_counted_by_why() -> None:
         ("hello", "data.json is not a JSON array"),
         ('[\n{"a": 1},\n{"a" 2}]', "data.json is not JSON: line 3, entry 2: Expecting ':' delimiter"),
         ('[{"a": 1}', "data.json is not JSON: line 1, entry 1: a comma or ] must follow"),
-        ('[{"a": 1}, {"b": "', "data.json is not JSON: line 1, entry 2: "),
+        ('[{"a": 1}, {"b": "', "data.json is not JSON: line 1, entry 2: the file ends in the middle"),
         ('[{"a": 1}] more', "data.json is not JSON: line 1, entry 1: nothing may follow the array"),
         ("[" * 100_000, "nested too deeply"),
+        ('[{"a": 1},\n]', "data.json is not JSON: line 2, entry 1: a comma is before the ]"),
+        ('[{"a": 1},, {"b": 2}]', "data.json is not JSON: line 1, entry 2: Expecting value"),
+        ('[{"a": 1},\n{"b": [2,\n}]}]', "data.json is not JSON: line 3, entry 2: "),
+        ('[{"a": 1},', "data.json is not JSON: line 1, entry 2: the file ends in the middle"),
+        (
+            f'[{{"a": 1{"0" * 10_000}}}]',
+            "data.json is not JSON: line 1, entry 1: a number has too many digits",
+        ),
+        (f"[1{'0' * 10_000}]", "data.json is not JSON: line 1, entry 1: a number has too many digits"),
         ('[{"text": 1}, 2]', "data.json has no entry that can be used: of 2 2 no conversations"),
     ],
 )
 def test_what_is_no_dataset_is_told(text: str, message: str) -> None:
-    with pytest.raises(InputError) as refused:
-        sample(text, size=7 if len(text) < 1000 else 100_000)
-    assert message in refused.value.message
-    assert refused.value.hint
+    for size in (7, 100_000) if len(text) < 20_000 else (100_000,):
+        with pytest.raises(InputError) as refused:
+            sample(text, size=size)
+        assert message in refused.value.message
+        assert "ends in the middle" in message or "ends in the middle" not in refused.value.message
+        assert refused.value.hint

@@ -9,6 +9,7 @@ import pytest
 from bench_lab import Front, load, outcome, run
 
 from ovms_scaler.bench.comparing import compare
+from ovms_scaler.bench.dataset import Conversation, Sample
 from ovms_scaler.bench.document import Context, make_document
 from ovms_scaler.bench.outcome import Failure, Kind
 from ovms_scaler.bench.plots import format_tick, log_ticks, round_ticks
@@ -109,6 +110,44 @@ def test_what_comes_from_outside_is_text() -> None:
     page = render_report(document(Findings(measurements=[found, measurement("two")])))
     assert "<script>" not in page
     assert "&lt;script&gt;alert(1)" in page
+
+
+def test_what_steers_a_terminal_or_turns_text_around_is_seen() -> None:
+    hostile = "\x1b[31mred\u202eback\u200f\ud800\x00"
+    found = measurement(hostile, failed=1, message=hostile)
+    other = measurement("two", failed=1, message=hostile)
+    names = {"A": hostile, "B": "b"}
+    summaries = [summarise(run(outcome(generated_tokens=tokens))) for tokens in (50, 60)]
+    verdicts = compare([summaries[0]] * 3, [summaries[1]] * 3)
+    findings = Findings(measurements=[found, other], verdicts=verdicts, names=names, trouble=hostile)
+    page = render_report(document(findings, command=("bench", "--html", hostile), engine=hostile))
+    assert not re.search(
+        "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", page
+    )
+    assert "\\x1b[31mred\\u202eback\\u200f\\ud800\\x00" in page
+    # A name that is not hostile is as it was.
+    assert "b is better" in page
+
+
+def test_a_dataset_of_which_little_can_be_used_is_told() -> None:
+    asked = Conversation(prompt="What is it?", output_len=5)
+    sample = Sample(conversations=(asked,) * 150, usable=1, total=7, refused={"too short": 6})
+    found = document(Findings(measurements=[measurement()]), sample=sample)
+    assert (
+        "FEW CONVERSATIONS: 1 of 7 in the dataset can be used, for 150 requests; so each was asked up to "
+        "150 times, behind other words each time."
+    ) in found["notes"]
+    enough = Sample(conversations=(asked,) * 150, usable=150, total=150, refused={})
+    assert not [
+        note
+        for note in document(Findings(measurements=[measurement()]), sample=enough)["notes"]
+        if "CONVERSATIONS" in note
+    ]
+
+
+def test_a_file_name_that_is_no_text_is_no_trouble() -> None:
+    found = document(Findings(measurements=[measurement()]), command=("bench", "--html", "a\udcff.html"))
+    assert "a\\udcff.html" in render_report(found).encode().decode()
 
 
 def test_nothing_but_failures_is_a_page_too() -> None:

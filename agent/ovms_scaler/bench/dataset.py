@@ -22,6 +22,7 @@ _MIN_TOKENS, _MAX_PROMPT_TOKENS, _MAX_TOKENS = 4, 1024, 2048
 # A conversation is some kilobytes; one that never ends is no JSON.
 MAX_ENTRY_CHARS = 16 * 1024 * 1024
 _SPACE = re.compile(r"[ \t\r\n]*")
+_CUT = "the file ends in the middle"
 _FORM = 'a JSON array of {"conversations": [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}]}'
 
 
@@ -92,7 +93,8 @@ def parse_entries(blocks: Iterable[str], name: str) -> Iterator[Any]:
             raise _broken(name, text, number, "a comma or ] must follow")
         if following == ",":
             text.take()
-            text.skip_space()
+            if text.skip_space() == "]":
+                raise _broken(name, text, number, "a comma is before the ]")
     text.take()
     if text.skip_space():
         raise _broken(name, text, number, "nothing may follow the array")
@@ -143,11 +145,12 @@ def _parse_entry(text: _Text, name: str, number: int) -> Any:
         try:
             value, end = decoder.raw_decode(text.held, text.at)
         except (ValueError, RecursionError) as error:
+            # Before more is read: what is held begins anew then.
+            ahead = error.pos - text.at if isinstance(error, json.JSONDecodeError) else 0
             # It may just not be all there yet.
             if len(text.held) - text.at <= MAX_ENTRY_CHARS and text.read_on():
                 continue
-            if isinstance(error, json.JSONDecodeError):
-                text.advance(min(error.pos, len(text.held)))
+            text.advance(min(text.at + ahead, len(text.held)))
             raise _broken(name, text, number, _reason(error, text)) from error
         if end == len(text.held) and text.read_on():
             continue  # a number may go on
@@ -156,15 +159,21 @@ def _parse_entry(text: _Text, name: str, number: int) -> Any:
 
 
 def _reason(error: Exception, text: _Text) -> str:
-    if text.at >= len(text.held):
-        return "the file ends in the middle"
-    return error.msg if isinstance(error, json.JSONDecodeError) else "it is nested too deeply"
+    if isinstance(error, json.JSONDecodeError):
+        is_cut = text.at >= len(text.held) or error.msg.startswith("Unterminated string")
+        return _CUT if is_cut else error.msg
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    # Python reads no integer of more than 4300 digits (sys.set_int_max_str_digits).
+    return "a number has too many digits"
 
 
 def _broken(name: str, text: _Text, number: int, why: str) -> InputError:
     return InputError(
         f"{name} is not JSON: line {text.line}, entry {number}: {why}",
-        hint="was it downloaded to its end? compare its size with the source's",
+        hint="was it downloaded to its end? compare its size with the source's"
+        if why == _CUT
+        else "mend it there, or take another file",
     )
 
 

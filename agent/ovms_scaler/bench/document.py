@@ -92,7 +92,7 @@ def make_document(findings: Findings, context: Context) -> Document:
         "knee_text": _describe_knee(found["curve"]),
         "whole_text": _describe_whole(found["curve"], found["whole_ratio"]),
         **found,
-        "notes": [*gather_notes(found["measurements"]), *findings.notes],
+        "notes": [*gather_notes(found["measurements"]), *_note_few(context.sample), *findings.notes],
     }
 
 
@@ -140,8 +140,6 @@ def _prompts_method(context: Context) -> list[str]:
             "among them. Lengths of recorded answers are estimated at 4 characters for a token. Each "
             "prompt begins with three random words of its own, so that no prefix cache can answer."
         ]
-        if sample.usable < load.num_prompts:
-            said.append("There are fewer conversations than requests: some were asked more than once.")
     if load.shared_prefix:
         said.append(
             f"All prompts of a run begin with the same {load.shared_prefix} words, as was asked for."
@@ -155,6 +153,18 @@ def _prompts_method(context: Context) -> list[str]:
         + (ends if load.ignore_eos else "answers end as the model wants.")
     )
     return said
+
+
+def _note_few(sample: Sample | None) -> list[str]:
+    """That the same was asked again and again."""
+    if sample is None or sample.usable >= len(sample.conversations):
+        return []
+    asked = len(sample.conversations)
+    times = -(-asked // sample.usable)
+    return [
+        f"FEW CONVERSATIONS: {sample.usable} of {sample.total} in the dataset can be used, for {asked} "
+        f"requests; so each was asked up to {times} times, behind other words each time."
+    ]
 
 
 def _dataset(sample: Sample | None) -> Document | None:

@@ -2,6 +2,7 @@
 """The report as one page of HTML that needs nothing from elsewhere, in light, in dark and on paper."""
 
 import time
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ def render_report(document: Document) -> str:
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_finalize,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -38,6 +40,18 @@ def render_report(document: Document) -> str:
         tables=[make_table(several) for several in _beside(document["measurements"])],
         machine=list_machine(document),
     )
+
+
+def _finalize(value: object) -> object:
+    """What is put into the page: nothing that steers a terminal, turns text around, or is no text at all."""
+    if not isinstance(value, str) or value.isprintable():
+        return value
+    return type(value)("".join(map(_visible, value)))
+
+
+def _visible(character: str) -> str:
+    is_plain = character in "\t\n" or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn")
+    return character if is_plain else ascii(character)[1:-1]
 
 
 def list_tiles(measurements: Sequence[Document]) -> list[tuple[str, str, str]]:
