@@ -83,7 +83,7 @@ def test_a_knee_within_the_noise_is_none() -> None:
     assert (found.knee, found.is_conclusive) == (None, False)
     (note,) = found.notes
     assert note.startswith("NO KNEE IS TOLD, as it is within the noise: from 1 to 2 instances each further")
-    assert note.endswith("and the knee is at 50 %. Give more --rounds, or more --num-prompts.")
+    assert note.endswith("and less than 50 % would be the knee. Give more --rounds, or more --num-prompts.")
 
 
 def test_noise_after_the_knee_does_not_matter() -> None:

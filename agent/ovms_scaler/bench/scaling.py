@@ -173,8 +173,8 @@ def _note_noise(points: Sequence[Point]) -> tuple[str, ...]:
             return (
                 f"NO KNEE IS TOLD, as it is within the noise: from {before.instances} to "
                 f"{point.instances} instances each further one brought {_percent(found.low)} to "
-                f"{_percent(found.high)} of what one alone does, and the knee is at "
-                f"{_percent(KNEE_SHARE)}. Give more --rounds, or more --num-prompts.",
+                f"{_percent(found.high)} of what one alone does, and less than "
+                f"{_percent(KNEE_SHARE)} would be the knee. Give more --rounds, or more --num-prompts.",
             )
         if found.high < KNEE_SHARE:
             return ()
