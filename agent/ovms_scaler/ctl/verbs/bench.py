@@ -163,7 +163,9 @@ def bench(*, html: Path | None, as_json: bool, **options: Any) -> Exit:
       ovms-scalerctl bench --html report.html
       ovms-scalerctl bench --request-rate 20 --num-prompts 6000 \\
           --dataset-path ShareGPT_V3_unfiltered_cleaned_split.json
-      ovms-scalerctl bench --scale 1,2,4,6 --max-concurrency 256
+      ovms-scalerctl bench --scale 1,2,4,6 --html scaling.html
+      ovms-scalerctl bench --scale 1,2,4,6 --max-concurrency 256 \\
+          --num-prompts 2000
       ovms-scalerctl bench --compare bind.toml preferred.toml --allow-outage
     """
     from ovms_scaler.bench.rotation import StoppedError
