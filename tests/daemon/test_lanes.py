@@ -9,11 +9,13 @@ import threading
 import pytest
 from daemon_host import LIMIT_SEC
 
-from ovms_scaler.daemon.lanes import Errand, Source, run_apart
+from ovms_scaler.daemon import lanes
+from ovms_scaler.daemon.lanes import Errand, Glance, Source, run_apart
 from ovms_scaler.errors import DeadlineError, HostError
 
 HANG = """\
 import asyncio, threading
+from ovms_scaler.daemon import lanes
 from ovms_scaler.daemon.lanes import Errand, Source
 
 async def main():
@@ -108,3 +110,24 @@ def test_a_source_answers_what_was_asked_last() -> None:
     go.set()
     assert asking.result(LIMIT_SEC) == "new"
     assert source.answer(within_sec=LIMIT_SEC) == "new"  # for another who asked together with it
+
+
+def test_a_glance_at_what_hangs_is_nothing_and_no_second_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    go, hung = threading.Event(), []
+
+    def read(which: str) -> str:
+        if which == "bad" and not go.is_set():
+            hung.append(threading.current_thread())
+            go.wait(LIMIT_SEC)
+        return which
+
+    glance = Glance("the test", read)
+    assert glance.read("good") == "good"
+    with monkeypatch.context() as hurried:
+        hurried.setattr(lanes, "GLANCE_SEC", 0.01)
+        assert [glance.read("bad") for _ in range(3)] == [None] * 3
+    assert glance.read("good") == "good"
+    assert len(hung) == 1
+    go.set()
+    hung[0].join(LIMIT_SEC)
+    assert glance.read("bad") == "bad"

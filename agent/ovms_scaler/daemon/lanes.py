@@ -14,10 +14,13 @@ from typing import Generic, TypeVar
 from ovms_scaler.core.use import SPAN_SEC, T
 from ovms_scaler.errors import DeadlineError, HostError
 
+K = TypeVar("K")
 V = TypeVar("V")
 
 # Who asks more often is told what was seen last.
 INTERVAL_SEC = 1.0
+# The event loop stands still for as long, once each time that something hangs; a card wakes up within it.
+GLANCE_SEC = 0.5
 _KEPT = int(SPAN_SEC / INTERVAL_SEC) + 1
 
 
@@ -152,6 +155,27 @@ class Source(Generic[V]):
         if not wait([self._reading], max(left_sec, 0.0)).done:
             raise DeadlineError(f"{self.what} does not answer", hint=self._hint)
         return self._reading
+
+
+class Glance(Generic[K, V]):
+    """Reads on the event loop what answers at once as a rule; it is None while it does not."""
+
+    def __init__(self, what: str, read: Callable[[K], V | None]) -> None:
+        """``read`` is told which of several it is about; of each a thread is kept when it hangs."""
+        self._what = what
+        self._read = read
+        self._sources: dict[K, Source[V | None]] = {}
+
+    def read(self, which: K) -> V | None:
+        source = self._sources.get(which)
+        if source is not None and source.is_under_way:
+            return None
+        source = self._sources[which] = Source(self._what, hint="", patience_sec=GLANCE_SEC)
+        source.ask(partial(self._read, which))
+        try:
+            return source.answer(within_sec=GLANCE_SEC)
+        except DeadlineError:
+            return None
 
 
 def run_apart(name: str, do: Callable[[], V]) -> Future[V]:

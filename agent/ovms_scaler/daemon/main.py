@@ -28,6 +28,7 @@ from ovms_scaler.daemon.devices import DeviceWatch
 from ovms_scaler.daemon.ends import Ends
 from ovms_scaler.daemon.events import Events
 from ovms_scaler.daemon.health import HealthWatch
+from ovms_scaler.daemon.lanes import Glance
 from ovms_scaler.daemon.measuring import Measuring
 from ovms_scaler.daemon.meter import Meter
 from ovms_scaler.daemon.metrics import Metrics
@@ -89,13 +90,18 @@ def main() -> None:
 
 async def _run(config_file: Path, events: Events, tally: Tally) -> None:
     store, admin, notifier = Store(), Admin(), Notifier()
+    idle = Glance("idle times of GPUs", read_gpu_idle_sec)
     # What is begun last is ended first, and systemd is left when all who ask it have ended.
     async with await Systemd.open() as units, contextlib.AsyncExitStack() as stack:
         stack.callback(_stopped, notifier)
         health = HealthWatch(
             _connect,
             lambda: agent.wake(),
-            meter=Meter(read_cpu_sec=read_cpu_sec, read_gpu_idle_sec=read_gpu_idle_sec),
+            # Cards are looked at when an engine is silent, and the card that hangs may be why.
+            meter=Meter(
+                read_cpu_sec=read_cpu_sec,
+                read_gpu_idle_sec=lambda gpus: idle.read(tuple(gpus)),
+            ),
         )
         stack.push_async_callback(health.close)
         wedges = Wedges(store)
