@@ -113,6 +113,8 @@ backend engines
 # HAProxy 2.6. The request must fit into a buffer to be sent a second time (retry-on), and a first token may
 # take minutes, so that no time-out tells a hang: only the checks do, which are therefore frequent, look for
 # what OVMS says of its model, and on failure end the sessions of that server, which are then sent elsewhere.
+# Without http-no-delay the kernel waits for full packets, 200 ms as a rule. The manual says that it "should
+# never be used by default", so the plain one above is without it.
 _TUNED = """\
 global
     user haproxy
@@ -121,6 +123,7 @@ global
     tune.bufsize 65536
 defaults
     mode http
+    option http-no-delay
     option redispatch 1
     retries 3
     retry-on all-retryable-errors 404
