@@ -5,7 +5,8 @@ Four simulated engines that work on 8 requests at a time, one of them at a third
 clients, each on a connection of its own that it keeps, with answers of 4 to 60 tokens. Who sends more than
 its 8 to one engine has the rest wait there, which shows in the tail of the time to the first token. Fronts
 are ours, nginx's ``stream`` as in the scaling guide, which balances connections, and nginx and HAProxy, each
-with round robin and with least connections; all before the same engines, in turns.
+with round robin and with least connections, HAProxy also as an expert has it; all before the same engines,
+in turns.
 """
 
 import contextlib
@@ -25,7 +26,8 @@ from bench.measure import Measured
 
 ENGINES = Shape(instances=4, first_token_ms=40, token_ms=20, rest_workers=9)
 SLOW_MS = 60
-CLIENTS, SECONDS, ROUNDS = 32, 10, 3
+# Once every client has had its first answers, the work in hand is the same at the window's both ends.
+CLIENTS, SETTLE_SEC, SECONDS, ROUNDS = 32, 3, 10, 3
 CLIENT = str(Path(__file__).with_name("keeping.py"))
 ROUND_ROBIN = "-round-robin"
 FRONTS = {
@@ -34,6 +36,7 @@ FRONTS = {
     f"nginx-http{ROUND_ROBIN}": (Balancer.http, 9003),
     "haproxy": (Balancer.haproxy, 9004),
     f"haproxy{ROUND_ROBIN}": (Balancer.haproxy, 9005),
+    "haproxy-tuned": (Balancer.tuned, 9006),
 }
 
 
@@ -41,7 +44,7 @@ FRONTS = {
 class Round:
     """Of one run: whole answers, the tail of the time to a first token, each engine's share of requests."""
 
-    answers: int
+    answers_per_sec: float
     ttft_p99_ms: float
     shares: tuple[float, ...]
 
@@ -62,7 +65,7 @@ def measure() -> Iterator[Measured]:
 
 def describe(name: str, rounds: list[Round]) -> Iterator[Measured]:
     yield Measured(name=f"P99 of TTFT, {name}", samples=[one.ttft_p99_ms for one in rounds], unit="ms")
-    yield Measured(name=f"answers, {name}", samples=[one.answers / SECONDS for one in rounds], unit="1/s")
+    yield Measured(name=f"answers, {name}", samples=[one.answers_per_sec for one in rounds], unit="1/s")
     spreads = [spread(one.shares) for one in rounds]
     yield Measured(name="   busiest fast engine : idlest fast one", samples=spreads, unit="x")
     slow = [one.shares[0] * 100 for one in rounds]
@@ -115,7 +118,8 @@ def answers(booted: Rig, port: int) -> bool:
 def run_load(booted: Rig, port: int, *, seed: int) -> Round:
     """What the clients saw, and how many requests each engine got meanwhile."""
     before = [read_count(booted, engine.port) for engine in booted.engines]
-    settings = {"port": port, "model": MODEL, "clients": CLIENTS, "seconds": SECONDS, "seed": seed}
+    settings = {"port": port, "model": MODEL, "clients": CLIENTS, "seed": seed}
+    settings |= {"settle_sec": SETTLE_SEC, "seconds": SECONDS}
     shown = booted.host.netns_run(sys.executable, CLIENT, json.dumps(settings), timeout_sec=90).stdout
     counts = [read_count(booted, one.port) - old for one, old in zip(booted.engines, before, strict=True)]
     shares = tuple(count / max(1, sum(counts)) for count in counts)
