@@ -6,6 +6,7 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from daemon_host import CONFIG, LIMIT_SEC, SERVING, DaemonHost, Running, running
@@ -102,6 +103,30 @@ async def test_word_of_devices_during_a_look_leads_to_another(host: DaemonHost) 
         assert host.asked == asked + 2
 
 
+async def test_a_look_that_finds_nothing_new_leads_to_no_other(host: DaemonHost) -> None:
+    host.configure()
+    async with running(host) as run:
+        await serve(host, run)
+        asked = host.asked
+        run.agent.poll_devices()
+        run.agent.wake()
+        await host.until_asked(asked + 1)
+        await host.engine().count(3)
+        assert host.asked == asked + 1
+
+
+async def test_a_problem_of_an_earlier_configuration_goes_with_it(host: DaemonHost) -> None:
+    host.configure()
+    good, host.model = host.model, replace(host.model, kind=None, problem="no such directory")
+    async with running(host) as run:
+        await run.until_state("failed")
+        host.trouble = HostError("cannot read /sys")
+        await pass_until(run, lambda: "cannot read /sys" in problems(run))
+        host.trouble, host.model = None, good
+        await run.agent.reload(allow_outage=False)
+        assert problems(run) == "[]"
+
+
 async def test_what_nobody_foresaw_ends_the_agent(host: DaemonHost) -> None:
     host.configure()
     async with running(host) as run:
@@ -146,12 +171,11 @@ async def test_a_reload_that_hangs_is_given_up_for_good(host: DaemonHost) -> Non
         assert str(caught.value.hint).endswith("; then: systemctl reload ovms-scaler")
         with impatient(), pytest.raises(DeadlineError):  # nor does the next one wait for it for ever
             await run.agent.reload(allow_outage=True)
-        before = len(host.resolved)
-        host.answers.set()
-        await pass_until(run, lambda: len(host.resolved) > before)
-        run.agent.wake()
+        run.agent.note_devices()
         await run.next_word()
         assert host.asked == 2
+        host.answers.set()
+        await pass_until(run, lambda: host.resolved == [True, True, False])
         assert run.routed
         assert run.read("code-numa0") == {}
         assert str(run.agent.document()["config"]).count("does not answer") == 1
@@ -193,6 +217,23 @@ async def test_a_look_for_an_earlier_configuration_never_replaces_a_later_one(ho
         # What devices there are is asked once more, as nobody knows what the look had seen of them.
         await host.until_asked(asked + 3)
         assert host.resolved[-3:] == [False, True, False]
+
+
+async def test_word_of_devices_during_a_reload_that_fails_is_heeded_at_once(host: DaemonHost) -> None:
+    host.configure()
+    async with running(host) as run:
+        await serve(host, run)
+        host.answers.clear()
+        asked = host.asked
+        reload = asyncio.create_task(run.agent.reload(allow_outage=False))
+        await host.until_asked(asked + 1)
+        run.agent.note_devices()
+        await run.next_word()
+        host.trouble = HostError("cannot read /sys")
+        host.answers.set()
+        with pytest.raises(HostError, match="cannot read /sys"):
+            await reload
+        await host.until_asked(asked + 2)
 
 
 # The start

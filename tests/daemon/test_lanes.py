@@ -98,18 +98,23 @@ def test_a_source_that_hangs_is_asked_once_and_its_late_answer_kept() -> None:
 
 def test_a_source_answers_what_was_asked_last() -> None:
     source = Source[str]("the test", hint="", patience_sec=LIMIT_SEC)
-    go = threading.Event()
+    go, asked = threading.Event(), []
 
     def read_slowly() -> str:
         go.wait(LIMIT_SEC)
         return "old"
 
+    def read() -> str:
+        asked.append("new")
+        return "new"
+
     source.ask(read_slowly)
-    source.ask(lambda: "new")
+    source.ask(read)
     asking = run_apart("test", lambda: source.answer(within_sec=LIMIT_SEC))
     go.set()
     assert asking.result(LIMIT_SEC) == "new"
     assert source.answer(within_sec=LIMIT_SEC) == "new"  # for another who asked together with it
+    assert asked == ["new"]
 
 
 def test_a_glance_at_what_hangs_is_nothing_and_no_second_thread(monkeypatch: pytest.MonkeyPatch) -> None:

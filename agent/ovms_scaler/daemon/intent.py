@@ -49,12 +49,9 @@ class Took(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Made:
-    """A target; ``is_known`` where its configuration is the one that was accepted last."""
-
     config: Config
     target: Target
     planned: bool
-    is_known: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +137,7 @@ class Intent:
         if accepted is None:
             return _Found(made=None, errors=(refused,))
         try:
-            found = self._make(configuration.restore_config(accepted), planned=False, is_known=True)
+            found = self._make(configuration.restore_config(accepted), planned=False)
         except ScalerError as error:
             return _Found(made=None, errors=(refused, error))
         return replace(found, errors=(refused,))
@@ -226,7 +223,7 @@ class Intent:
 
     def _find_again(self, config: Config, books: Books) -> _Found:
         target = self._resolve(config, books, planned=False)
-        return _Found(made=_Made(config=config, target=target, planned=False, is_known=True))
+        return _Found(made=_Made(config=config, target=target, planned=False))
 
     def _leave(self, future: Future[_Found]) -> asyncio.Future[_Found]:
         """Have what is found taken when it comes."""
@@ -257,10 +254,11 @@ class Intent:
         before, made = self.target, found.made
         if before is None or made is None:
             self._start(found)
-        elif made.target != before:
-            self._take(made)
-        elif self.accepted.problem:
-            self.accepted.remember(before.books)
+            return
+        if made.target != before:
+            self._put(made)
+        if made.target.books != before.books or self.accepted.problem:
+            self.accepted.remember(made.target.books, made.config)
 
     def _note_failure(self, error: ScalerError) -> None:
         text = error.message if isinstance(error, DeadlineError) else str(error)
@@ -268,16 +266,19 @@ class Intent:
             log.warning("cannot resolve again, going on with the earlier target", error=str(error))
         self._look_error = text
 
-    def _make(self, config: Config, *, planned: bool, is_known: bool = False) -> _Found:
+    def _make(self, config: Config, *, planned: bool) -> _Found:
         """In a thread, where nothing of this object is changed."""
         target = self._resolve(config, self._store.read_books(), planned=planned)
-        return _Found(made=_Made(config=config, target=target, planned=planned, is_known=is_known))
+        return _Found(made=_Made(config=config, target=target, planned=planned))
 
     def _take(self, made: _Made) -> None:
+        self._look_error = ""
+        self._put(made)
+        self.accepted.remember(made.target.books, made.config)
+
+    def _put(self, made: _Made) -> None:
         self._config, self.target = made.config, made.target
-        self._is_unanswered, self._look_error = False, ""
         self._took(made.target, planned=made.planned)
-        self.accepted.remember(made.target.books, None if made.is_known else made.config)
 
     def _log_refusal(self, error: ScalerError) -> None:
         log.error("configuration not accepted", file=str(self._config_file), error=str(error))
