@@ -172,7 +172,7 @@ async def test_a_reload_that_hangs_is_given_up_for_good(host: DaemonHost) -> Non
         with impatient(), pytest.raises(DeadlineError):  # nor does the next one wait for it for ever
             await run.agent.reload(allow_outage=True)
         run.agent.note_devices()
-        await run.next_word()
+        await host.engine().count(3)
         assert host.asked == 2
         host.answers.set()
         await pass_until(run, lambda: host.resolved == [True, True, False])
