@@ -4,8 +4,9 @@
 One host, one simulated engine at the pace of a real one (100 ms to the first token, 40 ms for each further
 one), 64 clients, measured by ``ovms-scalerctl bench``. Each round goes through all fronts, in another order
 each time, with streamed chats of 32 tokens and then with chats of one token, which are requests and little
-else; a ratio is of two figures of the same round. The CPU of a front is that of its control group. LiteLLM
-is its proxy with one worker, from PyPI; a front that costs more CPU than the machine has left shows it here.
+else; a ratio is of two figures of the same round. The CPU of a front is that of its control group; that of
+our agent, which our proxy tells of each request, is apart. LiteLLM is its proxy with one worker, from PyPI.
+A front that costs more CPU than the machine has left shows it here.
 """
 
 import contextlib
@@ -67,6 +68,7 @@ REQUESTS = Load(prompts=10 * CLIENTS, tokens=1)
 class Figures:
     """Of one run. ``cpu_us`` is what the front took for each answer, 0 where there is no front.
 
+    ``agent_us`` is what our agent took meanwhile, for each answer, too: our proxy tells it of requests.
     ``client_share`` is the part of a core that the busiest process of the client took.
     """
 
@@ -74,6 +76,7 @@ class Figures:
     requests_per_sec: float
     ttft_ms: float
     cpu_us: float
+    agent_us: float
     client_share: float
 
 
@@ -127,16 +130,18 @@ def run_load(booted: Rig, way: Way, load: Load, *, seed: int) -> Figures:
     words = [str(word) for pair in options.items() for word in pair]
     environment = f"PYTHONPATH={paths.ROOT / 'agent'}"
     argv = ["env", environment, sys.executable, "-m", "ovms_scaler.ctl", "bench", *words, "--json"]
-    used = way.read_cpu()
+    before = way.read_cpu(), read_cpu(booted.host, rig.AGENT)
     shown = booted.host.netns_run(*argv, timeout_sec=120).stdout
-    used = way.read_cpu() - used
+    after = way.read_cpu(), read_cpu(booted.host, rig.AGENT)
+    cpu_us, agent_us = ((b - a) / (load.prompts + WARMUPS) * 1e6 for a, b in zip(before, after, strict=True))
     (one,) = json.loads(shown)["measurements"]
     summary = one["summary"]
     return Figures(
         tokens_per_sec=summary["output_tokens_per_sec"],
         requests_per_sec=summary["requests_per_sec"],
         ttft_ms=summary["ttft_sec"]["median"] * 1000,
-        cpu_us=used / (load.prompts + WARMUPS) * 1e6,
+        cpu_us=cpu_us,
+        agent_us=agent_us,
         client_share=max(summary["client"]["busiest_share"], summary["client"]["own_share"]),
     )
 
@@ -169,6 +174,9 @@ def compare_requests(rounds: list[Round]) -> Iterator[Measured]:
         yield Measured(name=f"requests/s, direct : {name}", samples=ratios, unit="x")
         used = [each[name].cpu_us for each in rounds]
         yield Measured(name=f"CPU of the front per request, {name}", samples=used, unit="us")
+    # In as many requests straight to the engine, it does what it does when idle.
+    told = [each[OURS].agent_us - each[DIRECT].agent_us for each in rounds]
+    yield Measured(name=f"CPU of the agent per request, {OURS}", samples=told, unit="us")
     yield tell_client(rounds)
 
 
