@@ -33,6 +33,10 @@ print("over")
 """
 
 
+def refuse(_thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 def make_source() -> Source[str]:
     return Source("the test", hint="look", patience_sec=0.0)
 
@@ -65,9 +69,6 @@ async def test_what_an_errand_raises_is_for_who_waits(monkeypatch: pytest.Monkey
     with pytest.raises(HostError, match="no"):
         await asyncio.wrap_future(errand.begin(fail))
     await errand.idle()
-
-    def refuse(_thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as full:
         full.setattr(threading.Thread, "start", refuse)
@@ -135,4 +136,7 @@ def test_a_glance_at_what_hangs_is_nothing_and_no_second_thread(monkeypatch: pyt
     assert len(hung) == 1
     go.set()
     hung[0].join(LIMIT_SEC)
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", refuse)
+        assert glance.read("good") is None
     assert glance.read("bad") == "bad"
