@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """A program or a model is replaced under what runs: it is told, and rolled with the next reload."""
 
+import threading
 from pathlib import Path
 
 import pytest
 import structlog
 import world
-from daemon_host import CONFIG, SERVING, DaemonHost, Running, running, write
+from daemon_host import CONFIG, LIMIT_SEC, SERVING, DaemonHost, Running, running, write
 
 from ovms_scaler.core.books import Books
 from ovms_scaler.core.facts import UnitFacts
 from ovms_scaler.core.target import resolve
+from ovms_scaler.daemon import lanes, origins
 from ovms_scaler.daemon.origins import NOTE, Origins
+from ovms_scaler.host.identity import read_identity
 from ovms_scaler.host.store import Store
 
 FIRST, SECOND = "chat-numa0", "chat-numa1"
@@ -92,6 +95,29 @@ def test_what_cannot_be_written_is_known_and_told_once(root: Path) -> None:
     write(root / WEIGHTS, "others")
     assert origins.look(WANTED, process(2)) == {FIRST: ("model",)}
     assert [entry["event"] for entry in logged] == ["state not written"]
+
+
+def test_a_model_that_does_not_answer_holds_nobody_up(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    back, kept = threading.Event(), []
+
+    def read(path: str, root: Path) -> str:
+        if path == "/srv/models/tiny" and not back.is_set():
+            kept.append(threading.current_thread())
+            back.wait(LIMIT_SEC)
+        return read_identity(path, root)
+
+    look(root)
+    monkeypatch.setattr(origins, "read_identity", read)
+    looking = Origins(Store(root), root)
+    with monkeypatch.context() as hurried:
+        hurried.setattr(lanes, "GLANCE_SEC", 0.01)
+        for _ in range(3):
+            assert looking.look(WANTED, process(1)) == {FIRST: ()}
+    assert len(kept) == 1
+    write(root / WEIGHTS, "others")
+    back.set()
+    kept[0].join(LIMIT_SEC)
+    assert looking.look(WANTED, process(1)) == {FIRST: ("model",)}
 
 
 async def serve(host: DaemonHost, run: Running) -> list[object]:

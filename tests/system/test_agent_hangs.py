@@ -68,6 +68,28 @@ def test_file_server_that_is_away_hinders_only_who_needs_it(host: Host) -> None:
     assert agent_host.read_status(host)["problems"] == []
 
 
+def test_file_server_that_goes_away_takes_no_engine_with_it(host: Host) -> None:
+    host.run("cp", "-rT", "/srv/models/tiny", SERVER)
+    agent_host.reload(host, BOTH)
+    agent_host.wait_until_routed(host, 2)
+    agent, before = agent_host.read_agent_pid(host), agent_host.read_pids(host)
+    with hanging(host, SERVER):
+        # The other engine ends, and is out and back while the one has its model in memory and serves on.
+        agent_host.kill(host, before["chat-numa0"])
+        agent_host.wait_until_routed(host, 1)
+        agent_host.wait_until_routed(host, 2)
+        agent_host.wait_for_answer(host, port=8001)
+        agent_host.wait_for_status(host, lambda found: SILENT in found["problems"], "it to be told")
+        assert agent_host.read_agent_pid(host) == agent
+        host.run("systemctl", "restart", agent_host.AGENT)
+        agent_host.wait_until_routed(host, 2)
+        agent_host.wait_for_answer(host, port=8001)
+        assert agent_host.read_pids(host)["late-numa0"] == before["late-numa0"]
+    agent_host.wait_for_status(host, lambda found: not found["problems"], "the trouble to be over")
+    agent_host.wait_until_routed(host, 2)
+    assert agent_host.read_pids(host)["late-numa0"] == before["late-numa0"]
+
+
 def test_machine_that_does_not_answer_at_the_start_is_told_and_waited_for(host: Host) -> None:
     before = agent_host.read_footprint(host)
     with Traffic(host) as traffic:

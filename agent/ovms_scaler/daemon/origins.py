@@ -8,12 +8,14 @@ program, but not to the agent: that takes the right to trace other users' proces
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
 
 from ovms_scaler.core.facts import UnitFacts
 from ovms_scaler.core.target import Wanted
+from ovms_scaler.daemon.lanes import Glance
 from ovms_scaler.errors import HostError
 from ovms_scaler.host.identity import read_identity
 from ovms_scaler.host.store import Store
@@ -37,7 +39,8 @@ class Origins:
 
     def __init__(self, store: Store, root: Path = Path("/")) -> None:
         self._store = store
-        self._root = root
+        # In every pass, and models may be on a file server: one that is away must not hold up the others.
+        self._identities: Glance[str, str] = Glance("programs and models", partial(read_identity, root=root))
         self._known = _parse(store.read_note(NOTE))
         self._error = ""
 
@@ -54,7 +57,7 @@ class Origins:
                 continue
             for path in one.sources.values():
                 if path not in seen:  # the instances of a pool share them
-                    seen[path] = read_identity(path, self._root)
+                    seen[path] = self._identities.read(path) or ""
             now = {what: seen[path] for what, path in one.sources.items()}
             began = known.get(name)
             # Another path is another configuration. What could not be read at first is not known of.
