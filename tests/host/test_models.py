@@ -54,6 +54,14 @@ EXPORT = {
 }
 
 
+def test_fifo_is_no_file_and_nobody_waits_for_its_writer(root: Path) -> None:
+    write(root, {"srv/m/": ""})
+    os.mkfifo(root / "srv/m/graph.pbtxt")
+    os.mkfifo(root / "srv/config.json")
+    assert "graph.pbtxt is not a regular file" in str(read_model(POOL, root).problem)
+    assert "config.json is not a regular file" in str(read_model(CONFIG_POOL, root).problem)
+
+
 def test_export_without_a_graph(root: Path) -> None:
     write(root, EXPORT)
     facts = read_model(POOL, root)

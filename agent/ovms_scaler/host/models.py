@@ -54,7 +54,10 @@ def _inside(path: str, root: Path) -> Path:
 
 
 def _read_text(path: Path) -> str:
-    """The file's text. Raises OSError, and InputError when it is too large or not UTF-8."""
+    """The file's text. Raises OSError, and InputError when it is no file, too large or not UTF-8."""
+    # Who opens a FIFO waits for somebody to write to it; a directory is an OSError when it is opened.
+    if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):
+        raise InputError(f"{path.name} is not a regular file")
     with path.open("rb") as file:
         content = file.read(MAX_FILE_BYTES + 1)
     if len(content) > MAX_FILE_BYTES:
