@@ -12,13 +12,14 @@ import textwrap
 import structlog
 from lab.commands import LabError
 
-from bench import balance, deciding, fronts, placement, plugging, running
+from bench import balance, deciding, fronts, placement, plugging, reloading, running
 from bench.measure import COLUMNS
 
 PARTS = {
     "deciding": deciding,
     "plugging": plugging,
     "running": running,
+    "reloading": reloading,
     "fronts": fronts,
     "balance": balance,
     "placement": placement,

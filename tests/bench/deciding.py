@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import machines
@@ -24,6 +25,7 @@ CORE_BUDGET_MS = 5.0
 # 1 is linear; a quarter more is for caches of the processor that no longer hold everything.
 GROWTH = 1.25
 SIZES = (8, 16, 32, 64)
+COUNTS = (1, 8, 64, 256)
 CPUS_PER_NODE = 64
 
 
@@ -101,15 +103,17 @@ def decide_again(host: World, target: Target) -> object:
 
 async def measure_passes() -> list[Measured]:
     """A whole pass over files and fakes in memory: systemd, proxy and engines cost nothing here."""
-    measured = []
-    for instances in (1, 8, 64, 256):
+    passes: dict[int, Measured] = {}
+    for instances in COUNTS:
         with tempfile.TemporaryDirectory(prefix="bench-") as directory:
             async with daemon_host(Path(directory)) as host:
-                measured.append(await measure_pass(host, instances))
-    per_instance = {64: measured[2].median / 64, 256: measured[3].median / 256}
-    ratio = per_instance[256] / per_instance[64]
-    name = "a pass: per instance, 256 instances : 64"
-    return [*measured, Measured(name=name, samples=[ratio], unit="x", budget=GROWTH)]
+                passes[instances] = await measure_pass(host, instances)
+    ratios = []
+    for few, many in pairwise(COUNTS[1:]):
+        ratio = (passes[many].median / many) / (passes[few].median / few)
+        name = f"a pass: per instance, {many} instances : {few}"
+        ratios.append(Measured(name=name, samples=[ratio], unit="x", budget=GROWTH))
+    return [*passes.values(), *ratios]
 
 
 async def measure_pass(host: DaemonHost, instances: int) -> Measured:
