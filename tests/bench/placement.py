@@ -5,7 +5,8 @@ Placed: two instances of the agent, each bound to half of the cores with as many
 same program and model as two plain units without affinity, each with as many threads as it chooses itself,
 which is one for each core of the machine. One alone: one of those plain units with every core and all the
 clients, as the agent places it on a node by default. All are asked directly, by 32 clients with short
-prompts and answers of 96 tokens. In turns, on the same host; needs two cores at least. And the curve that
+prompts for answers of 96 tokens, which come whole: clients of streams would want the same cores. In turns,
+on the same host; needs two cores at least. And the curve of streams that
 ``ovms-scalerctl bench --scale 1,2`` draws of the two placed ones, through the front.
 
 The model has random weights, but a real one's size (115 MB, 8 bits), made out of the tests' tiny one: that
@@ -27,7 +28,7 @@ from lab import installed, paths
 from lab.commands import LabError
 from lab.host import Host
 
-from bench import enlarge
+from bench import enlarge, unary
 from bench.measure import Measured
 
 MODEL, MODEL_PATH = "tiny/llama", "/srv/models/tiny"
@@ -122,23 +123,19 @@ def is_ready(host: Host, port: int) -> bool:
 
 def run_load(host: Host, ports: Sequence[int], seed: int) -> float:
     """All engines at once, each under its share of the load. Raises LabError when a request failed."""
-    commands = [host.netns_command(*render_command(port, len(ports), seed)) for port in ports]
+    shares = {"clients": CLIENTS, "prompts": PROMPTS, "warmups": WARMUPS}
+    settings = {"model": MODEL, "words": WORDS, "tokens": TOKENS, "seed": seed}
+    settings |= {what: count // len(ports) for what, count in shares.items()}
+    told = [json.dumps({**settings, "port": port}) for port in ports]
+    commands = [host.netns_command(sys.executable, unary.__file__, one) for one in told]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
     total = 0.0
     for process in running:
         shown, _ = process.communicate()
         if process.returncode != 0:
             raise LabError(f"cannot measure: {shown}")
-        (one,) = json.loads(shown)["measurements"]
-        total += one["summary"]["output_tokens_per_sec"]
+        total += json.loads(shown)
     return total
-
-
-def render_command(port: int, engines: int, seed: int) -> list[str]:
-    place = ("--url", f"http://127.0.0.1:{port}/v3", "--model", MODEL, "--seed", str(seed))
-    load = render_load(CLIENTS // engines, PROMPTS // engines, WARMUPS // engines)
-    program = [sys.executable, "-m", "ovms_scaler.ctl", "bench", *place, *load, "--workers", "1", "--json"]
-    return ["env", f"PYTHONPATH={paths.ROOT / 'agent'}", *program]
 
 
 def render_load(clients: int, prompts: int, warmups: int) -> list[str]:
