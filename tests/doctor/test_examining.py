@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks that give no answer, that only root can make, and that need what another check finds wrong."""
 
+import contextlib
+import fcntl
 import os
 import select
-from collections.abc import Collection
+import signal
+from collections.abc import Collection, Iterator
+from pathlib import Path
 
 import pytest
 from doctor.plant import machine
@@ -65,14 +69,27 @@ def test_engine_that_hangs_is_given_up_and_ended(host: DoctorHost) -> None:
     assert all("no answer within" in one.reason for one in found)
 
 
+@contextlib.contextmanager
+def hanging(file: Path) -> Iterator[None]:
+    """Keep whoever opens the file waiting, as a dead mount does.
+
+    A lease on it is asked back, and the kernel waits for that longer than any deadline here: 45 s, unless
+    /proc/sys/fs/lease-break-time says otherwise (F_SETLEASE in fcntl(2)). It takes no privilege.
+    """
+    with file.open("w") as held:
+        # What tells of the question would else be SIGIO, which ends a process.
+        fcntl.fcntl(held, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        yield
+
+
 def test_model_on_a_file_server_that_is_away_holds_up_nothing_else(host: DoctorHost) -> None:
-    """A pipe that nobody writes to keeps whoever opens it waiting, as a dead mount does."""
     machine(cores=number_cores({0: 4, 1: 4}))(host)
     host.append("etc/ovms-scaler/config.toml", AWAY)
     host.path("srv/away").mkdir()
-    os.mkfifo(host.path("srv/away/config.json"))
     host.remove("srv/models/tiny/openvino_model.bin")
-    found = look(host, ["model-files", "model-access", "ports", "placement"], deadline_sec=0.5)
+    with hanging(host.path("srv/away/config.json")):
+        found = look(host, ["model-files", "model-access", "ports", "placement"], deadline_sec=0.5)
     assert [(one.check, one.result, one.subject) for one in found] == [
         ("model-files", Result.bad, "pool chat"),
         ("model-files", Result.unknown, "pool away"),
