@@ -2,6 +2,7 @@
 """Carrying out a plan: order, what a failure skips, and what goes on in the background."""
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -21,6 +22,7 @@ from ovms_scaler.core.actions import (
     Write,
 )
 from ovms_scaler.core.device_event import DeviceEvent
+from ovms_scaler.core.facts import UnitFacts
 from ovms_scaler.core.lifecycle import State
 from ovms_scaler.core.plan import Plan, plan
 from ovms_scaler.core.proxy_plan import RETRY_SEC
@@ -104,6 +106,51 @@ async def test_a_job_holds_up_nothing_and_is_seen_as_one(host: DaemonHost) -> No
     host.units.answering.set()
     await settle(host)
     assert host.units.read_unit(UNIT).active_state == "active"
+
+
+async def test_hundreds_of_starts_do_not_stand_in_line_with_their_deadlines_running(
+    host: DaemonHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    under_way = 0
+    read_units = host.units.read_units
+
+    async def read_in_turn(units: Iterable[str]) -> dict[str, UnitFacts]:
+        nonlocal under_way
+        under_way += 1
+        asked.append(under_way)
+        await asyncio.sleep(0)  # others have their turn
+        under_way -= 1
+        return await read_units(units)
+
+    monkeypatch.setattr(FakeUnits, "read_units", lambda _, units: read_in_turn(units))
+    ids = [f"chat-numa0.{number}" for number in range(200)]
+    await host.applier.apply(of(*(Start(instance=one) for one in ids)))
+    await settle(host)
+    assert asked == [1] * len(ids)
+    assert [unit for verb, unit in host.units.calls if verb == "start"] == [
+        f"ovms@{one}.service" for one in ids
+    ]
+
+
+async def test_a_start_whose_job_takes_long_holds_up_no_other(
+    host: DaemonHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = host.units.start
+
+    async def start_late(unit: str) -> str:
+        if unit == UNIT:
+            await asyncio.Event().wait()
+        return await start(unit)
+
+    monkeypatch.setattr(FakeUnits, "start", lambda _, unit: start_late(unit))
+    await host.applier.apply(of(Start(instance="chat-numa0"), Start(instance="chat-numa1")))
+    other = next(task for task in asyncio.all_tasks() if task.get_name() == "job for chat-numa1")
+    async with asyncio.timeout(10):
+        await other
+    await asyncio.sleep(0)
+    assert host.memory.jobs == {"chat-numa0"}
+    await host.applier.close()
 
 
 async def test_an_agent_that_ends_waits_for_no_job(host: DaemonHost) -> None:

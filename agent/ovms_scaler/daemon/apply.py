@@ -52,6 +52,9 @@ class Applier:
         self._settled = settled
         self._kill_process = kill
         self._jobs: set[asyncio.Task[None]] = set()
+        # systemd is asked one thing after the other, and a question's deadline runs while it waits for its
+        # turn: if hundreds of starts asked at once, the last ones' questions would never be put.
+        self._asking = asyncio.Lock()
         self._failures: tuple[str, ...] = ()
 
     async def apply(self, plan: Plan) -> tuple[str, ...]:
@@ -138,12 +141,8 @@ class Applier:
         unit = unit_name(action.instance)
         log.info("starting instance", instance=action.instance, unit=unit)
         try:
-            # Planned starts must not count towards the limit that is there for crash loops.
-            with contextlib.suppress(HostError):
-                await self._units.reset_failed(unit)
-            # A unit that is still loaded has the old files in memory; one that is not reads the new ones.
-            if (await self._units.read_units([unit]))[unit].need_daemon_reload:
-                await self._units.daemon_reload()
+            async with self._asking:
+                await self._prepare(unit)
             result = await self._units.start(unit)
             why = "" if result == "done" else f"systemd did not start it: {result}"
         except HostError as error:
@@ -153,6 +152,14 @@ class Applier:
             return
         self._memory.start_errors[action.instance] = (why, time.monotonic())
         log.error("instance not started", instance=action.instance, unit=unit, error=why)
+
+    async def _prepare(self, unit: str) -> None:
+        # Planned starts must not count towards the limit that is there for crash loops.
+        with contextlib.suppress(HostError):
+            await self._units.reset_failed(unit)
+        # A unit that is still loaded has the old files in memory; one that is not reads the new ones.
+        if (await self._units.read_units([unit]))[unit].need_daemon_reload:
+            await self._units.daemon_reload()
 
     async def _stop(self, action: actions.Stop) -> None:
         """After SIGKILL the unit fails in place of stopping: that is forgotten, as it was meant."""
