@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clients that cost next to nothing: each asks for one whole answer after the other, without streams.
 
-A program of its own, told in JSON as its argument: port, model, clients, prompts (requests in all), warmups
-(as many before, not counted), words (of a prompt), tokens (of an answer), seed. Prints generated tokens a
-second.
+A program of its own, told in JSON as its argument: port, model, clients, words (of a prompt), tokens (of an
+answer), seed, begin and end (a window of time, seconds of CLOCK_MONOTONIC, time(7), which all processes
+share). The clients ask from the start on, and no more when the window is over; the answers under way are
+waited for. Prints the generated tokens a second of the window. Of an answer that is partly in it the same
+part of the tokens counts.
 """
 
 import http.client
@@ -19,15 +21,21 @@ LIMIT_SEC = 300
 
 def main() -> None:
     settings = json.loads(sys.argv[1])
-    chance = random.Random(settings["seed"])
-    count = settings["warmups"] + settings["prompts"]
-    bodies = [render_request(settings, chance) for _ in range(count)]
     with ThreadPoolExecutor(max_workers=settings["clients"]) as clients:
-        list(clients.map(lambda body: ask(settings["port"], body), bodies[: settings["warmups"]]))
-        began = time.monotonic()
-        tokens = sum(clients.map(lambda body: ask(settings["port"], body), bodies[settings["warmups"] :]))
-        took_sec = time.monotonic() - began
-    sys.stdout.write(json.dumps(tokens / took_sec))
+        counts = list(clients.map(lambda number: ask_on(settings, number), range(settings["clients"])))
+    sys.stdout.write(json.dumps(sum(counts) / (settings["end"] - settings["begin"])))
+
+
+def ask_on(settings: dict[str, Any], number: int) -> float:
+    """One client's tokens within the window."""
+    chance = random.Random(f"{settings['seed']}.{settings['port']}.{number}")
+    counted = 0.0
+    while (sent := time.monotonic()) < settings["end"]:
+        tokens = ask(settings["port"], render_request(settings, chance))
+        ended = time.monotonic()
+        inside = min(ended, settings["end"]) - max(sent, settings["begin"])
+        counted += tokens * max(0.0, inside) / (ended - sent)
+    return counted
 
 
 def render_request(settings: dict[str, Any], chance: random.Random) -> bytes:
