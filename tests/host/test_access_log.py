@@ -2,9 +2,10 @@
 """What the real nginx writes to the agent's socket, and that nobody waits for who should read it."""
 
 import asyncio
+import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from proxy_lab import NOBODY, Engine, Proxy, engines, free_port, member, proxy, 
 from ovms_scaler.core import nginx
 from ovms_scaler.core.record import parse_datagram
 from ovms_scaler.errors import HostError
+from ovms_scaler.host import access_log
 from ovms_scaler.host.access_log import AccessLog
 
 PATH = "/v3/completions"
@@ -224,6 +226,73 @@ async def test_a_flood_is_read_turn_by_turn(tmp_path: Path) -> None:
         assert (len(got), max(got)) == (1001, 8192)
     finally:
         log.close()
+
+
+@contextlib.contextmanager
+def writing(root: Path, take: Callable[[bytes], None], *, queue: str = "512\n") -> Iterator[socket.socket]:
+    """Somebody who writes to an AccessLog where the kernel's queues have that length."""
+    file = root / "proc/sys/net/unix/max_dgram_qlen"
+    file.parent.mkdir(parents=True)
+    file.write_text(queue)
+    log = AccessLog(root / "a.sock", take, root=root)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as writer:
+            writer.connect(str(root / "a.sock"))
+            yield writer
+    finally:
+        log.close()
+
+
+async def next_of(got: asyncio.Queue[bytes]) -> bytes:
+    async with asyncio.timeout(LIMIT_SEC):
+        return await got.get()
+
+
+@pytest.mark.parametrize(
+    ("queue", "is_paused"), [("512\n", True), ("10\n", False), ("many", False)], ids=["512", "10", "unknown"]
+)
+async def test_pauses_are_made_where_the_queue_is_long_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, queue: str, is_paused: bool
+) -> None:
+    monkeypatch.setattr(access_log, "_PAUSE_SEC", 1000.0)
+    got: asyncio.Queue[bytes] = asyncio.Queue()
+    with writing(tmp_path, got.put_nowait, queue=queue) as writer:
+        writer.send(b"one")
+        assert await next_of(got) == b"one"
+        writer.send(b"two")
+        for _ in range(10):
+            await asyncio.sleep(0)  # turns of the event loop, which takes what it may
+        assert got.empty() is is_paused
+
+
+async def test_what_comes_in_a_pause_and_after_it_is_taken(tmp_path: Path) -> None:
+    got: asyncio.Queue[bytes] = asyncio.Queue()
+    with writing(tmp_path, got.put_nowait) as writer:
+        for _ in range(3):
+            writer.send(b"alone")
+            assert await next_of(got) == b"alone"
+            writer.send(b"one")
+            writer.send(b"two")
+            assert [await next_of(got), await next_of(got)] == [b"one", b"two"]
+
+
+async def test_a_reader_that_fails_over_one_goes_on_with_the_next(tmp_path: Path) -> None:
+    failures: asyncio.Queue[str] = asyncio.Queue()
+    got: asyncio.Queue[bytes] = asyncio.Queue()
+
+    def take(data: bytes) -> None:
+        if data == b"bad":
+            raise ValueError("not to be had")
+        got.put_nowait(data)
+
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _, context: failures.put_nowait(str(context["exception"]))
+    )
+    with writing(tmp_path, take) as writer:
+        writer.send(b"bad")
+        writer.send(b"good")
+        assert await next_of(got) == b"good"
+    assert [failures.get_nowait(), failures.empty()] == ["not to be had", True]
 
 
 async def test_a_socket_that_cannot_be_made_is_said(tmp_path: Path) -> None:
