@@ -16,7 +16,12 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from ovms_scaler.core.tally import Tally
 from ovms_scaler.daemon import metrics as metrics_module
-from ovms_scaler.daemon.engine_metrics import MAX_LINE_CHARACTERS, merge_engine_metrics, parse_engine_metrics
+from ovms_scaler.daemon.engine_metrics import (
+    MAX_LINE_CHARACTERS,
+    LabelSets,
+    merge_engine_metrics,
+    parse_engine_metrics,
+)
 from ovms_scaler.daemon.metrics import Metrics
 from ovms_scaler.errors import InputError
 from ovms_scaler.host.ovms import Engine
@@ -175,10 +180,10 @@ async def test_the_loop_goes_on_while_text_is_made(
     """Health checks run on it."""
     parsing, go_on = threading.Event(), threading.Event()
 
-    def parse(text: str) -> tuple[Metric, ...]:
+    def parse(text: str, known: LabelSets) -> tuple[Metric, ...]:
         parsing.set()
         assert go_on.wait(LIMIT_SEC)
-        return parse_engine_metrics(text)
+        return parse_engine_metrics(text, known)
 
     monkeypatch.setattr(metrics_module, "parse_engine_metrics", parse)
     async with collecting({"chat-numa0": await engines.add(REAL)}) as metrics:
@@ -297,6 +302,27 @@ def test_a_label_of_the_engine_that_is_named_as_ours_is_renamed() -> None:
     families = parse_engine_metrics('ovms_a{instance="x"} 1\n')
     (merged,) = merge_engine_metrics({"chat-numa0": families})
     assert merged.samples[0].labels == {"exported_instance": "x", "instance": "chat-numa0"}
+
+
+def test_engines_share_the_labels_that_are_alike_and_none_is_named_as_another() -> None:
+    known: LabelSets = {}
+    texts = {
+        "a": 'ovms_a{name="x"} 1\novms_b{name="x"} 2\n',
+        "b": 'ovms_a{name="x"} 3\novms_b{name="y"} 4\n',
+    }
+    engines = {instance: parse_engine_metrics(text, known) for instance, text in texts.items()}
+    samples = [sample for families in engines.values() for family in families for sample in family.samples]
+    assert len({id(sample.labels) for sample in samples}) == len(known) == 2
+    assert [
+        (sample.name, sample.labels, sample.value)
+        for family in merge_engine_metrics(engines)
+        for sample in family.samples
+    ] == [
+        ("ovms_a", {"name": "x", "instance": "a"}, 1),
+        ("ovms_a", {"name": "x", "instance": "b"}, 3),
+        ("ovms_b", {"name": "x", "instance": "a"}, 2),
+        ("ovms_b", {"name": "y", "instance": "b"}, 4),
+    ]
 
 
 def test_engines_that_differ_in_a_type_do_not_share_a_family() -> None:

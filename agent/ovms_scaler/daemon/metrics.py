@@ -19,7 +19,7 @@ from prometheus_client.samples import Sample
 from ovms_scaler import __version__
 from ovms_scaler.core.metrics import PREFIX, Family, engine_families, families_of
 from ovms_scaler.core.tally import Tally
-from ovms_scaler.daemon.engine_metrics import merge_engine_metrics, parse_engine_metrics
+from ovms_scaler.daemon.engine_metrics import LabelSets, merge_engine_metrics, parse_engine_metrics
 from ovms_scaler.daemon.kept import Kept
 from ovms_scaler.errors import InputError
 
@@ -134,9 +134,10 @@ class Metrics:
 
 def _parse(read: _Read) -> dict[str, tuple[Metric, ...]]:
     parsed = {}
+    known: LabelSets = {}
     for instance, text in read.texts.items():
         try:
-            parsed[instance] = parse_engine_metrics(text.decode(errors="replace"))
+            parsed[instance] = parse_engine_metrics(text.decode(errors="replace"), known)
         except InputError:
             read.failures[instance] = "invalid"
     return parsed
