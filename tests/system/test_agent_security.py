@@ -32,9 +32,10 @@ def host(installed_image: Image, tmp_path_factory: pytest.TempPathFactory) -> It
     with agent_host.running_host(installed_image, agent_host.pool(), in_rotation=2) as booted:
         renew(booted, tmp_path_factory.mktemp("first"))
         booted.write(KEYS, f"# Alice\n{KEY}\n", mode=0o600)
+        before = agent_host.read_footprint(booted)
         taken = agent_host.reload(booted, CONFIG)
         assert taken.returncode == 0, taken.stderr
-        booted.wait_for(lambda: ask(booted) == "200", 30, "the keys to be taken")
+        wait_until_ended(booted, before["workers"])
         yield booted
 
 
@@ -108,8 +109,9 @@ def test_changed_files_are_taken_by_a_reload_and_only_then(host: Host, tmp_path:
         assert agent_host.read_footprint(host)["engines"] == before["engines"]
     finally:
         host.write(KEYS, f"{KEY}\n", mode=0o600)
+        later = agent_host.read_footprint(host)
         host.run("systemctl", "reload", agent_host.AGENT)
-        host.wait_for(lambda: ask(host) == "200", 30, "the old key to be taken again")
+        wait_until_ended(host, later["workers"])
 
 
 @pytest.mark.parametrize(
