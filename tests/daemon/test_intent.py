@@ -5,7 +5,7 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -43,6 +43,23 @@ def impatient() -> Iterator[None]:
 async def serve(host: DaemonHost, run: Running) -> None:
     host.engine().body = host.engine(1).body = SERVING
     await run.until(lambda: run.routed and run.read()["state"] == "ready")
+
+
+@contextlib.asynccontextmanager
+async def serving(host: DaemonHost) -> AsyncIterator[Running]:
+    """An agent with an instance in rotation."""
+    host.configure()
+    async with running(host) as run:
+        await serve(host, run)
+        yield run
+
+
+@contextlib.asynccontextmanager
+async def silent(host: DaemonHost) -> AsyncIterator[tuple[Running, int]]:
+    """The same, of a machine that answers no more; and how often it was asked until then."""
+    async with serving(host) as run:
+        host.answers.clear()
+        yield run, host.asked
 
 
 async def pass_until(run: Running, holds: Callable[[], bool]) -> None:
@@ -88,11 +105,7 @@ async def test_passes_go_on_while_the_machine_does_not_answer(host: DaemonHost) 
 
 
 async def test_word_of_devices_during_a_look_leads_to_another(host: DaemonHost) -> None:
-    host.configure()
-    async with running(host) as run:
-        await serve(host, run)
-        host.answers.clear()
-        asked = host.asked
+    async with silent(host) as (run, asked):
         run.agent.note_devices()
         await host.until_asked(asked + 1)
         run.agent.note_devices()
@@ -104,9 +117,7 @@ async def test_word_of_devices_during_a_look_leads_to_another(host: DaemonHost) 
 
 
 async def test_a_look_that_finds_nothing_new_leads_to_no_other(host: DaemonHost) -> None:
-    host.configure()
-    async with running(host) as run:
-        await serve(host, run)
+    async with serving(host) as run:
         asked = host.asked
         run.agent.poll_devices()
         run.agent.wake()
@@ -128,9 +139,7 @@ async def test_a_problem_of_an_earlier_configuration_goes_with_it(host: DaemonHo
 
 
 async def test_what_nobody_foresaw_ends_the_agent(host: DaemonHost) -> None:
-    host.configure()
-    async with running(host) as run:
-        await serve(host, run)
+    async with serving(host) as run:
         host.trouble = ZeroDivisionError()
         run.agent.note_devices()
         with pytest.raises(ZeroDivisionError):
@@ -158,9 +167,7 @@ async def test_no_thread_is_a_problem_and_no_end(host: DaemonHost, monkeypatch: 
 
 
 async def test_a_reload_that_hangs_is_given_up_for_good(host: DaemonHost) -> None:
-    host.configure()
-    async with running(host) as run:
-        await serve(host, run)
+    async with serving(host) as run:
         host.answers.clear()
         host.configure(OTHER)
         with impatient(), pytest.raises(DeadlineError) as caught:
@@ -186,11 +193,7 @@ async def test_a_reload_that_hangs_is_given_up_for_good(host: DaemonHost) -> Non
 
 
 async def test_of_two_reloads_at_once_the_later_one_lasts(host: DaemonHost) -> None:
-    host.configure()
-    async with running(host) as run:
-        await serve(host, run)
-        host.answers.clear()
-        asked = host.asked
+    async with silent(host) as (run, asked):
         first = asyncio.create_task(run.agent.reload(allow_outage=True))
         await host.until_asked(asked + 1)
         host.configure(OTHER)
@@ -202,11 +205,7 @@ async def test_of_two_reloads_at_once_the_later_one_lasts(host: DaemonHost) -> N
 
 
 async def test_a_look_for_an_earlier_configuration_never_replaces_a_later_one(host: DaemonHost) -> None:
-    host.configure()
-    async with running(host) as run:
-        await serve(host, run)
-        host.answers.clear()
-        asked = host.asked
+    async with silent(host) as (run, asked):
         run.agent.note_devices()
         await host.until_asked(asked + 1)
         host.configure(OTHER)
@@ -220,11 +219,7 @@ async def test_a_look_for_an_earlier_configuration_never_replaces_a_later_one(ho
 
 
 async def test_word_of_devices_during_a_reload_that_fails_is_heeded_at_once(host: DaemonHost) -> None:
-    host.configure()
-    async with running(host) as run:
-        await serve(host, run)
-        host.answers.clear()
-        asked = host.asked
+    async with silent(host) as (run, asked):
         reload = asyncio.create_task(run.agent.reload(allow_outage=False))
         await host.until_asked(asked + 1)
         run.agent.note_devices()
@@ -262,9 +257,8 @@ async def test_start_says_what_it_waits_for_and_goes_on_when_it_comes(host: Daem
 
 async def test_start_is_tried_again_until_it_is_answered(host: DaemonHost) -> None:
     """And the agent that comes back finds what it left, as it does where it is answered at once."""
-    host.configure()
-    async with running(host) as run:
-        await serve(host, run)
+    async with serving(host):
+        pass
     await host.health.close()
     calls = list(host.units.calls)
     host.trouble = DeadlineError("the topology of this machine does not answer")
